@@ -1,0 +1,408 @@
+"""The task that alone touches a table's Store: it takes Requests from the mailbox and answers their Futures.
+
+Owns: the order of a table's operations, group commit, and what a failed disk means for the table. Must not know the
+wire, users, or other tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final, Protocol, TypeVar, assert_never
+
+from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
+from kvsd.table.log import Fsync, Read
+from kvsd.table.request import MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Request, Result, Set
+from kvsd.table.store import Commit, Store
+from kvsd.table.work import Fill, is_disk_full
+from kvsd.types import Key, Value
+
+T = TypeVar("T")
+
+MAILBOX_REQUESTS: Final = 1_024
+"""Requests that wait for their table; who brings one more waits too."""
+
+_OPERATIONS_A_PASS: Final = 2_000
+"""After so many the actor lets the event loop run: a few milliseconds."""
+
+_ROOM_CHECK_SECONDS: Final = 1.0
+
+
+class Reporter(Protocol):
+    """The part of a structured logger that the actor uses; values and keys are never reported."""
+
+    def info(self, event: str, **fields: object) -> object: ...
+    def warning(self, event: str, **fields: object) -> object: ...
+    def critical(self, event: str, **fields: object) -> object: ...
+
+
+class State(Enum):
+    """What writes a table takes."""
+
+    WRITABLE = auto()
+    FULL = auto()
+    """The disk is full: deletes only, if those."""
+    READ_ONLY = auto()
+    """An append or a sync has failed; nobody knows what the medium holds. Until the table is reopened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Worker threads. Apart, so that a slow cold read never delays a commit."""
+
+    commits: Executor
+    reads: Executor
+
+
+class TableActor:
+    """Serves one Store until `stop`. A crash is contained: from then on every Request is answered TABLE_UNAVAILABLE."""
+
+    def __init__(
+        self, name: str, store: Store, pools: Pools, reporter: Reporter, *, fsync_interval_ms: int = 1_000
+    ) -> None:
+        self.name = name
+        self.mailbox: asyncio.Queue[Request | None] = asyncio.Queue(MAILBOX_REQUESTS)
+        """None ends the task, once all before it is answered."""
+        self.state = State.WRITABLE
+        self.unavailable: TableUnavailable | None = None
+        self.damaged = 0
+        """Reads that met a damaged entry."""
+        self._store = store
+        self._pools = pools
+        self._reporter = reporter
+        self._interval_seconds = fsync_interval_ms / 1000
+        self._loop = asyncio.get_running_loop()
+        self._current: Request | None = None
+        self._waiting: defaultdict[int, list[Request]] = defaultdict(list)
+        self._reading: set[Request] = set()
+        self._jobs: set[asyncio.Future[Any]] = set()
+        self._committing = False
+        self._sync_timer: asyncio.TimerHandle | None = None
+        self._resumed = True
+        self._refusal = ""
+        self._next_room_check = 0.0
+
+    def __len__(self) -> int:
+        """Keys that have a committed value."""
+        return len(self._store)
+
+    async def run(self) -> None:
+        """Serve until the mailbox yields None; then commit what is staged, seal the log, and close it."""
+        stopping = False
+        while not stopping:
+            request = await self.mailbox.get()
+            try:
+                stopping = self._serve(request)
+            except Exception as error:
+                self._crash(error)
+            if not self.mailbox.empty():
+                await asyncio.sleep(0)  # sockets and replies have their turn, even if the mailbox never empties
+        while self._jobs:
+            await asyncio.wait(self._jobs)
+        if self._sync_timer is not None:
+            self._sync_timer.cancel()
+        if self.state is not State.READ_ONLY and self._resumed and self.unavailable is None:
+            await self._finish()
+        self._store.log.close()
+
+    def _serve(self, request: Request | None) -> bool:
+        """Execute what the mailbox holds, up to a bound, and start a commit; whether the end was reached."""
+        operations = 0
+        while request is not None:
+            self._current = request
+            self._execute(request)
+            self._current = None
+            operations += len(request.operations)
+            if operations >= _OPERATIONS_A_PASS or self.mailbox.empty():
+                break
+            request = self.mailbox.get_nowait()
+        self._start_commit()
+        return request is None
+
+    async def _finish(self) -> None:
+        try:
+            await self._loop.run_in_executor(self._pools.commits, self._store.log.finish().run)
+        except OSError as error:
+            # Nothing is lost: recovery does at the next start what failed here.
+            self._reporter.warning("the log could not be sealed", table=self.name, error=str(error))
+
+    # Operations
+
+    def _execute(self, request: Request) -> None:
+        """Decide all operations of `request`; it is resolved at once unless a result waits for the disk."""
+        request.waits = 1
+        if self.unavailable is not None:
+            request.results = [self.unavailable] * len(request.operations)
+        elif not request.origin.is_cut:
+            self._execute_operations(request)
+        if request.group:
+            request.waits += 1
+            self._waiting[request.group].append(request)
+        if request.reads:
+            request.waits += 1
+            self._start_reads(request)
+        request.resolve()
+
+    def _execute_operations(self, request: Request) -> None:
+        results = request.results
+        result: Result
+        for operation in request.operations:
+            if len(results) == MAX_OPERATIONS or request.reply_bytes > MAX_REPLY_BYTES:
+                request.origin.is_cut = True
+                break
+            match operation:
+                case Get():
+                    result = self._read(operation.key, request)
+                case Set():
+                    result = self._set(operation.key, operation.value, request)
+                case Delete():
+                    result = self._delete(operation.key, request)
+                case _:
+                    assert_never(operation)
+            results.append(result)
+
+    def _read(self, key: Key, request: Request) -> Result:
+        """The value as all decided writes leave it. A value that must come from the disk is put in place later."""
+        pending = self._store.pending.get(key)
+        if pending is not None:
+            request.group = max(request.group, pending.group)
+            value: Value | Read | None = pending.value
+        else:
+            try:
+                value = self._store.get(key)
+            except CorruptLog as error:
+                return self._damage(error)
+        match value:
+            case None:
+                return None
+            case bytes():
+                return value if request.hold(len(value)) else _out_of_memory()
+            case Read():
+                if not request.hold(value.value_bytes):
+                    value.done()
+                    return _out_of_memory()
+                request.reads.append((len(request.results), value))
+                return None
+
+    def _set(self, key: Key, value: Value, request: Request) -> Result:
+        if self.state is not State.WRITABLE:
+            return self._refuse_write()
+        self._store.set(key, value)
+        request.group = self._store.group
+        return None
+
+    def _delete(self, key: Key, request: Request) -> Result:
+        """A damaged value does not keep its key from being deleted; the result says both then."""
+        if self.state is State.READ_ONLY or not self._resumed:
+            return self._refuse_write()
+        reads = len(request.reads)
+        old = self._read(key, request)
+        match old:
+            case None if len(request.reads) == reads:
+                return None
+            case Busy():
+                return old
+            case CorruptLog():
+                old = CorruptLog(f"{old} The key was deleted", old.path, old.offset)
+            case _:
+                pass
+        self._store.delete(key)
+        request.group = self._store.group
+        return old
+
+    def _damage(self, error: CorruptLog) -> CorruptLog:
+        self.damaged += 1
+        self._reporter.critical("damaged entry", table=self.name, path=error.path, offset=error.offset)
+        return error
+
+    # Cold reads
+
+    def _start_reads(self, request: Request) -> None:
+        reads, results = request.reads, request.results
+        jobs = [read for _, read in reads]
+
+        def done(values: list[Value | CorruptLog]) -> None:
+            for (place, read), value in zip(reads, values, strict=True):
+                read.done()
+                results[place] = self._damage(value) if isinstance(value, CorruptLog) else value
+            if request.results is results:  # else it was executed anew meanwhile
+                self._reading.discard(request)
+                request.resolve()
+
+        self._reading.add(request)
+        self._run(self._pools.reads, lambda: _read_all(jobs), done)
+
+    # Commits
+
+    def _start_commit(self) -> None:
+        """Bring the staged group to the medium, unless one is under way: then its end starts the next."""
+        if self._committing or self.state is State.READ_ONLY:
+            return
+        commit = self._store.take()
+        if commit is not None:
+            self._committing = True
+            self._run(
+                self._pools.commits,
+                commit.append.run,
+                lambda _: self._committed(commit),
+                lambda error: self._commit_failed(commit, error),
+            )
+        fill = self._store.log.fill()
+        if fill is not None:
+            self._run(self._pools.commits, fill.run, lambda _: self._filled(fill), self._turn_read_only)
+
+    def _committed(self, commit: Commit) -> None:
+        self._committing = False
+        if self.state is State.READ_ONLY:
+            self._store.failed(commit)  # the failed sync of a Fill may have been the one that concerned this append
+            return
+        self._store.committed(commit)
+        for request in self._waiting.pop(commit.group, ()):
+            request.resolve()
+        if self._store.log.options.fsync is Fsync.INTERVAL and self._sync_timer is None:
+            self._sync_timer = self._loop.call_later(self._interval_seconds, self._sync)
+        self._start_commit()
+
+    def _filled(self, fill: Fill) -> None:
+        self._store.log.filled(fill)
+        self._start_commit()
+
+    def _sync(self) -> None:
+        self._sync_timer = None
+        sync = self._store.log.sync()
+        if sync is not None and self.unavailable is None:
+            self._run(self._pools.commits, sync.run, lambda _: self._store.log.synced(sync), self._turn_read_only)
+
+    # Failures of the disk
+
+    def _commit_failed(self, commit: Commit, error: OSError) -> None:
+        self._committing = False
+        self._store.failed(commit)
+        lost_after_write = commit.append.syncing and not commit.append.sync
+        if is_disk_full(error) and self.state is not State.READ_ONLY and not lost_after_write:
+            self.state = State.FULL
+            self._resumed = False
+            self._refusal = (
+                f"table {self.name} takes no values while the disk is full ({error.strerror}); "
+                "nothing of this request was stored. Delete keys or make room: writes resume by themselves"
+            )
+            self._reporter.critical("disk full", table=self.name, error=str(error))
+            self._start_resume()
+            self._answer_anew()
+        else:
+            self._turn_read_only(error)
+
+    def _turn_read_only(self, error: OSError) -> None:
+        """What the medium holds is unknown: nothing more is appended until recovery has looked."""
+        self.state = State.READ_ONLY
+        self._store.abandon()
+        self._refusal = (
+            f"table {self.name} is read-only since its log failed: {error}. A write that was under way was not "
+            "acknowledged and may or may not be found later. Check the disk, then restart the server"
+        )
+        self._reporter.critical("the log failed; the table is read-only", table=self.name, error=str(error))
+        self._answer_anew()
+
+    def _answer_anew(self) -> None:
+        """Requests that waited for a commit that will not come are executed as if they had come just now."""
+        waiting, self._waiting = self._waiting, defaultdict(list)
+        for group in sorted(waiting):
+            for request in waiting[group]:
+                request.reset()
+                self._execute(request)
+
+    def _refuse_write(self) -> ReadOnly:
+        if self.state is State.FULL and self._loop.time() >= self._next_room_check:
+            self._next_room_check = self._loop.time() + _ROOM_CHECK_SECONDS
+            if self._resumed:
+                self._run(self._pools.commits, self._store.log.reserve().run, self._room_again, lambda _: None)
+            elif not self._committing:
+                self._start_resume()
+        return ReadOnly(self._refusal)
+
+    def _start_resume(self) -> None:
+        resume = self._store.log.resume()
+
+        def resumed(_: None) -> None:
+            self._committing = False
+            self._store.log.resumed(resume)
+            self._resumed = True
+
+        def failed(error: OSError) -> None:
+            self._committing = False
+            if not is_disk_full(error):
+                self._turn_read_only(error)
+
+        self._committing = True
+        self._run(self._pools.commits, resume.run, resumed, failed)
+
+    def _room_again(self, _: None) -> None:
+        if self.state is State.FULL:
+            self.state = State.WRITABLE
+            self._reporter.info("the disk has room again; writes resume", table=self.name)
+
+    # Workers
+
+    def _run(
+        self,
+        pool: Executor,
+        job: Callable[[], T],
+        done: Callable[[T], None],
+        failed: Callable[[OSError], None] | None = None,
+    ) -> None:
+        """Run `job` on a worker, shielded from everybody's cancellation; `done` or `failed` follows on the loop."""
+
+        def finished(future: asyncio.Future[T]) -> None:
+            self._jobs.discard(future)
+            try:
+                try:
+                    result = future.result()
+                except OSError as error:
+                    if failed is None:
+                        raise
+                    failed(error)
+                else:
+                    done(result)
+            except Exception as error:
+                self._crash(error)
+
+        future = self._loop.run_in_executor(pool, job)
+        self._jobs.add(future)
+        future.add_done_callback(finished)
+
+    def _crash(self, error: Exception) -> None:
+        """A fault of ours: fail loudly, once, and keep answering; the other tables go on."""
+        if self.unavailable is None:
+            self._reporter.critical("the table's actor crashed", table=self.name, exc_info=error)
+            self.unavailable = TableUnavailable(
+                f"table {self.name} is unavailable after an internal fault, which the server's log shows; "
+                "restart the server to bring it back"
+            )
+        unanswered = {request for group in self._waiting.values() for request in group} | self._reading
+        if self._current is not None:
+            unanswered.add(self._current)
+        self._current = None
+        self._waiting.clear()
+        self._reading.clear()
+        for request in unanswered:
+            request.reset()
+            self._execute(request)
+
+
+def _read_all(reads: list[Read]) -> list[Value | CorruptLog]:
+    """On a worker: each value, or why it is not served."""
+    values: list[Value | CorruptLog] = []
+    for read in reads:
+        try:
+            values.append(read.run())
+        except CorruptLog as error:
+            values.append(error)
+    return values
+
+
+def _out_of_memory() -> Busy:
+    return Busy("the server's memory for requests is used up (server.memory_bytes); nothing was done, try again")

@@ -1,0 +1,27 @@
+"""The bytes that requests may keep in memory, all connections together.
+
+Owns: one counter and its limit. Must not know who holds the bytes.
+"""
+
+from __future__ import annotations
+
+
+class Budget:
+    """Covers half-received values, queued writes and unsent replies. Never waits: what does not fit is refused."""
+
+    __slots__ = ("held_bytes", "limit_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+    def hold(self, size: int) -> bool:
+        """Take `size` bytes if they fit; whoever got True calls `release` with the same size once."""
+        held = self.held_bytes + size
+        if held > self.limit_bytes:
+            return False
+        self.held_bytes = held
+        return True
+
+    def release(self, size: int) -> None:
+        self.held_bytes -= size

@@ -1,0 +1,316 @@
+"""A table's append-only log, kept in local segments.
+
+Owns: sequence numbers, timestamps, positions, when segments roll, and how far they are written, synced and filled.
+Must not know what keys mean, nor asyncio: what blocks is handed out as a job of `work`, and its outcome reported back.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, TypeAlias
+from zlib import crc32
+
+from kvsd.table import recovery
+from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
+from kvsd.table.medium import Medium
+from kvsd.table.recovery import Record
+from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader
+from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
+from kvsd.types import Key, Value
+
+Position: TypeAlias = int
+"""Opaque to everyone else; later entries have higher ones. Here: segment id << 32 | offset."""
+
+MAX_FILL_BYTES: Final = 4 << 20
+_OFFSET_MASK: Final = 0xFFFFFFFF
+
+
+class Fsync(StrEnum):
+    """When an append is synced: before its reply, every so often, or when the system likes."""
+
+    ALWAYS = "always"
+    INTERVAL = "interval"
+    NEVER = "never"
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    fsync: Fsync = Fsync.ALWAYS
+    segment_bytes: int = 128 << 20
+    now_us: Callable[[], int] = now_us
+
+
+@dataclass(slots=True)
+class _Tail:
+    """Where the next entry of a segment goes, and what its SEAL will say."""
+
+    header: SegmentHeader
+    crc_seed: int
+    end: int = SEGMENT_HEADER_BYTES
+    synced_to: int = SEGMENT_HEADER_BYTES
+    count: int = 0
+    last_seq: int = 0
+    digest: int = 0
+
+
+class Read:
+    """One entry to be read by a worker; its descriptor stays open until `done`."""
+
+    __slots__ = ("_key", "_offset", "_segment", "_seq", "value_bytes")
+
+    def __init__(self, segment: Segment, offset: int, key: Key, seq: int, value_bytes: int) -> None:
+        self._segment = segment
+        self._offset = offset
+        self._key = key
+        self._seq = seq
+        self.value_bytes = value_bytes
+        segment.pin()
+
+    def run(self) -> Value:
+        """Raises CorruptLog where the entry is damaged or cannot be read."""
+        return self._segment.read(self._offset, self._key, self._seq, self.value_bytes)
+
+    def done(self) -> None:
+        self._segment.unpin()
+
+
+class Log:
+    """One table's log. `recover` must be exhausted before anything else is called."""
+
+    def __init__(self, directory: Path, options: LogOptions, medium: Medium | None = None) -> None:
+        self.directory = directory
+        self.options = options
+        self.medium = medium or Medium()
+        self.last_seq = 0
+        self.torn_tail = False
+        """Recovery has cut off an interrupted append, and set it aside."""
+        self._last_timestamp_us = 0
+        self._segments: dict[int, Segment] = {}
+        self._runs: list[Run] = []
+        self._abandoned: list[SegmentHeader] = []
+
+    def recover(self) -> Iterator[Record]:
+        """Replay all intact entries in order, settle the tail, and open a new active segment.
+
+        Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk.
+        """
+        recovered = yield from recovery.recover(
+            self.medium, self.directory, loose=self._is_loose, now_us=self.options.now_us
+        )
+        self.torn_tail = recovered.torn
+        self._segments = {segment.header.segment_id: segment for segment in recovered.segments}
+        self._last_timestamp_us = recovered.last_timestamp_us
+        self._start(recovered.segments[-1])
+        try:
+            self.reserve().run()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+
+    @property
+    def _is_loose(self) -> bool:
+        return self.options.fsync is not Fsync.ALWAYS
+
+    def _start(self, active: Segment) -> None:
+        """Make `active`, which holds no entry yet, the segment that is appended to."""
+        header = active.header
+        self._active = active
+        self._tail = _Tail(header, header.crc_seed)
+        self._committed = copy.copy(self._tail)
+        self._filled_to = self.medium.size(active.fd)
+        self._fill_bytes = FIRST_FILL_BYTES
+        self._fill: Fill | None = None
+        self._runs.clear()
+        self.last_seq = max(self.last_seq, header.base_seq)
+        self._last_timestamp_us = max(self._last_timestamp_us, header.base_timestamp_us)
+
+    def stage(self, kind: Kind, key: Key, value: Value, prev_seq: int) -> tuple[int, Position]:
+        """Number and encode one entry for the next `take`; returns its seq and its position."""
+        tail = self._tail
+        size = HEADER_BYTES + len(key) + len(value)
+        if tail.end + size > self.options.segment_bytes and tail.count:
+            tail = self._roll()
+        elif not self._runs:
+            self._runs.append(Run(tail.header, tail.end))
+        offset = tail.end
+        self.last_seq = seq = self.last_seq + 1
+        header, header_crc = encode_header(
+            tail.header.mark,
+            tail.crc_seed ^ offset,
+            crc32(value, crc32(key)),
+            tail.synced_to,
+            seq,
+            self._next_timestamp_us(),
+            0,
+            prev_seq,
+            kind,
+            len(key),
+            len(value),
+        )
+        run = self._runs[-1]
+        run.buffers += (header, key, value)
+        tail.end = run.end = offset + size
+        tail.count += 1
+        tail.last_seq = seq
+        tail.digest = tail.digest + header_crc & DIGEST_MASK
+        return seq, tail.header.segment_id << 32 | offset
+
+    def _next_timestamp_us(self) -> int:
+        """Strictly rising, whatever the clock does."""
+        now = self.options.now_us()
+        self._last_timestamp_us = now if now > self._last_timestamp_us else self._last_timestamp_us + 1
+        return self._last_timestamp_us
+
+    def _roll(self) -> _Tail:
+        """Close the staged segment with a SEAL; what is staged from here goes to a new one."""
+        if not self._runs:
+            self._runs.append(Run(self._tail.header, self._tail.end))
+        self._runs[-1].seal = self._seal_entry(self._tail)
+        header = self._next_header(self._tail)
+        self._runs.append(Run(header, SEGMENT_HEADER_BYTES))
+        self._tail = _Tail(header, header.crc_seed)
+        return self._tail
+
+    def _seal_entry(self, tail: _Tail) -> bytes:
+        self.last_seq += 1
+        return encode_seal(
+            mark=tail.header.mark,
+            crc_seed=tail.crc_seed,
+            offset=tail.end,
+            count=tail.count,
+            last_seq=tail.last_seq,
+            digest=tail.digest,
+            seq=self.last_seq,
+            timestamp_us=self._next_timestamp_us(),
+        )
+
+    def _next_header(self, tail: _Tail) -> SegmentHeader:
+        """The header behind a segment that has just been given its SEAL."""
+        covered_through = self.last_seq if tail.count else tail.header.covered_from - 1
+        return tail.header.successor(covered_through, self.last_seq, self._last_timestamp_us, loose=self._is_loose)
+
+    def take(self) -> Append | None:
+        """All that is staged as one job; None while there is nothing, or while a Fill is in its way.
+
+        The next call must wait for this job's `committed` or `failed`.
+        """
+        if not self._runs:
+            return None
+        first = self._runs[0]
+        if self._fill is not None and (first.seal is not None or first.end > self._fill.start):
+            return None
+        first.segment = self._active
+        self._filled_to = max(self._filled_to, first.end)
+        append = Append(self.medium, self.directory, self._runs, sync=not self._is_loose)
+        self._taken = copy.copy(self._tail)
+        self._runs = []
+        return append
+
+    def committed(self, append: Append) -> None:
+        """`append` has run: its entries can be read, and count as synced if it synced."""
+        for run in append.runs:
+            assert run.segment is not None
+            segment_id = run.header.segment_id
+            if run.segment is not self._active:
+                self._segments[segment_id] = self._active = run.segment
+                self._filled_to = max(self.medium.size(run.segment.fd), run.end)
+                self._fill_bytes = FIRST_FILL_BYTES
+        self._committed = self._taken
+        if append.sync:
+            self._mark_synced(self._taken.header, self._taken.end)
+
+    def _mark_synced(self, header: SegmentHeader, end: int) -> None:
+        for tail in (self._committed, self._tail):
+            if tail.header is header:
+                tail.synced_to = max(tail.synced_to, end)
+
+    def failed(self, append: Append) -> None:
+        """`append` has failed; `abandon` must follow."""
+        for run in append.runs:
+            if run.segment is not None and run.segment is not self._active:
+                run.segment.close()
+                self._abandoned.append(run.header)
+
+    def abandon(self) -> None:
+        """Forget all that is not committed. Its numbers are not used again."""
+        self._runs = []
+        self._tail = copy.copy(self._committed)
+
+    def resume(self) -> Resume:
+        """The job that makes a log writable again whose last append met a full disk; then call `resumed`."""
+        tail = self._committed
+        seal = self._seal_entry(tail)
+        return Resume(self.medium, self._active.path, tail.end, seal, self._next_header(tail), self._abandoned)
+
+    def resumed(self, resume: Resume) -> None:
+        assert resume.created is not None
+        self._segments[resume.header.segment_id] = resume.created
+        self._abandoned = []
+        self._start(resume.created)
+
+    def reserve(self) -> Reserve:
+        return Reserve(self.medium, self.directory)
+
+    def fill(self) -> Fill | None:
+        """Zeros for the active segment, where it is time; then call `filled`, whatever came of it."""
+        room = self._filled_to - self._tail.end
+        if (
+            self._fill is not None
+            or room > self._fill_bytes // 2
+            or self._filled_to >= self.options.segment_bytes
+            or self._tail.header is not self._active.header
+            or self.options.fsync is Fsync.NEVER
+        ):
+            return None
+        size = min(self._fill_bytes, self.options.segment_bytes - self._filled_to)
+        self._fill = Fill(self._active, self._filled_to, size)
+        return self._fill
+
+    def filled(self, fill: Fill) -> None:
+        if self._fill is fill:
+            self._fill = None
+        if fill.filled and fill.segment is self._active:
+            self._filled_to = max(self._filled_to, fill.start + fill.size)
+            self._fill_bytes = min(self._fill_bytes * 2, MAX_FILL_BYTES)
+
+    def sync(self) -> Sync | None:
+        """What `fsync: interval` has to sync now; then call `synced`."""
+        if self._committed.synced_to == self._committed.end:
+            return None
+        return Sync(self._segments[self._committed.header.segment_id], self._committed.end)
+
+    def synced(self, sync: Sync) -> None:
+        self._mark_synced(sync.segment.header, sync.end)
+
+    def finish(self) -> Append:
+        """The last job before `close`: the SEAL of a clean stop, after which nothing may be staged."""
+        run = Run(self._tail.header, self._tail.end)
+        run.segment = self._active
+        run.seal = self._seal_entry(self._tail)
+        return Append(self.medium, self.directory, [run], sync=True)
+
+    def close(self) -> None:
+        """Close all descriptors; those that a Read has pinned, when it is done."""
+        for segment in self._segments.values():
+            segment.close()
+        self._segments.clear()
+
+    def read_cached(self, position: Position, key: Key, seq: int, value_bytes: int) -> Value | None:
+        """The value of the entry at `position` if it can be had without waiting for the disk.
+
+        Raises CorruptLog where the entry is damaged or is not that of `key` and `seq`.
+        """
+        return self._segments[position >> 32].read_cached(position & _OFFSET_MASK, key, seq, value_bytes)
+
+    def read(self, position: Position, key: Key, seq: int, value_bytes: int) -> Read:
+        """The same as a job for a worker."""
+        return Read(self._segments[position >> 32], position & _OFFSET_MASK, key, seq, value_bytes)

@@ -1,0 +1,135 @@
+"""Reading a segment from its start and checking everything on the way.
+
+Owns: what counts as an intact entry, and where the intact ones end. Must not change a file, nor judge whether damage
+is a torn tail; that is recovery's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+from zlib import crc32
+
+from kvsd.errors import UnsupportedFormat
+from kvsd.table import entry
+from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, SEAL_VALUE, Kind
+from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment
+from kvsd.types import Key
+
+Record: TypeAlias = tuple[int, Key, int, int, int]
+"""kind, key, seq, offset of the entry in its segment, value_bytes."""
+
+_WINDOW_BYTES: Final = 4 << 20
+
+
+class Scan:
+    """One pass over a segment; iterating yields its Records, and the attributes then say how it ended.
+
+    With `whole_batches` the entries of a batch come only once all of them are there.
+    Iterating raises UnsupportedFormat for an intact entry of a kind or codec that is not known.
+    """
+
+    def __init__(self, segment: Segment, *, whole_batches: bool) -> None:
+        self.segment = segment
+        self.whole_batches = whole_batches
+        self.size_bytes = segment.medium.size(segment.fd)
+        self.accepted_to = SEGMENT_HEADER_BYTES
+        """Where the intact entries end."""
+        self.count = 0
+        self.last_seq = 0
+        self.digest = 0
+        self.last_timestamp_us = segment.header.base_timestamp_us
+        self.sealed_at: int | None = None
+        """Offset of an intact SEAL whose count, seq and digest fit; the scan ends with it."""
+        self.ended_because = ""
+
+    @property
+    def end_seq(self) -> int:
+        """The last number that this segment has used, or inherited."""
+        return max(self.last_seq, self.segment.header.base_seq)
+
+    @property
+    def covered_through(self) -> int:
+        """The last number that the segment answers for; an empty one answers for none."""
+        return self.end_seq if self.count else self.segment.header.covered_from - 1
+
+    def __iter__(self) -> Iterator[Record]:
+        segment = self.segment
+        medium, fd, mark = segment.medium, segment.fd, segment.header.mark
+        crc_seed = segment.crc_seed
+        unpack = HEADER.unpack_from
+        last_seq, last_timestamp = segment.header.base_seq, self.last_timestamp_us
+        batch: list[Record] = []
+        digest = count = 0
+        base = SEGMENT_HEADER_BYTES
+        data = medium.read(fd, _WINDOW_BYTES, base)
+        at = 0
+        while True:
+            if len(data) - at < HEADER_BYTES:
+                base += at
+                at = 0
+                data = medium.read(fd, _WINDOW_BYTES, base)
+                if len(data) < HEADER_BYTES:
+                    self.ended_because = "the file ends inside an entry's header" if data else "the file ends"
+                    break
+            (
+                found_mark, header_crc, body_crc, _, seq, timestamp, _, _,
+                batch_index, batch_count, kind, flags, key_bytes, value_bytes,
+            ) = unpack(data, at)  # fmt: skip
+            offset = base + at
+            if found_mark != mark or crc32(data[at + 8 : at + HEADER_BYTES], crc_seed ^ offset) != header_crc:
+                self.ended_because = "no intact entry header follows"
+                break
+            end = at + HEADER_BYTES + key_bytes + value_bytes
+            if value_bytes > entry.MAX_FORMAT_VALUE_BYTES:
+                self.ended_because = "an entry's value is longer than the format allows"
+                break
+            if end > len(data):
+                data = medium.read(fd, max(_WINDOW_BYTES, end - at), offset)
+                end -= at
+                base, at = offset, 0
+                if end > len(data):
+                    self.ended_because = "the file ends inside an entry"
+                    break
+            if crc32(data[at + HEADER_BYTES : end]) != body_crc:
+                self.ended_because = "an entry's key or value fails its checksum"
+                break
+            if kind not in entry.KINDS or flags:
+                raise UnsupportedFormat(
+                    f"{segment.path}: entry of kind {kind}, flags {flags:#x} at offset {offset} is not known "
+                    "to this kvsd; use a newer one"
+                )
+            if seq <= last_seq or timestamp <= last_timestamp:
+                self.ended_because = "an entry's number or time does not rise"
+                break
+            if kind == Kind.SEAL:
+                if batch or data[at + HEADER_BYTES : end] != SEAL_VALUE.pack(count, self.last_seq, digest):
+                    self.ended_because = "the SEAL does not fit the entries before it"
+                    break
+                self.sealed_at = offset
+                self.accepted_to = base + end
+                self.last_seq, self.last_timestamp_us = seq, timestamp
+                break
+            last_seq, last_timestamp = seq, timestamp
+            key = data[at + HEADER_BYTES : at + HEADER_BYTES + key_bytes]
+            digest = digest + header_crc & DIGEST_MASK
+            count += 1
+            at = end
+            if batch_count > 1 and self.whole_batches:
+                if batch_index != len(batch):
+                    self.ended_because = "a batch is incomplete"
+                    break
+                batch.append((kind, key, seq, offset, value_bytes))
+                if len(batch) < batch_count:
+                    continue
+                yield from batch
+                batch = []
+            else:
+                if batch:
+                    self.ended_because = "a batch is incomplete"
+                    break
+                yield kind, key, seq, offset, value_bytes
+            # Only what was yielded is accepted: an unfinished batch must leave no trace in these.
+            self.accepted_to = base + at
+            self.count, self.digest = count, digest
+            self.last_seq, self.last_timestamp_us = seq, timestamp

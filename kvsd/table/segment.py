@@ -1,0 +1,256 @@
+"""One file of the log: its header, its name, and its open descriptor.
+
+Owns: the segment header's layout (docs/log-format.md) and the descriptor's lifetime. Must not know which segment is
+active, nor what the entries mean.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+from kvsd.errors import CorruptLog, UnsupportedFormat
+from kvsd.table.entry import HEADER, HEADER_BYTES, header_is_intact, seed
+from kvsd.table.medium import Medium
+from kvsd.types import Key, Value
+
+MAGIC: Final = b"kvsdseg\n"
+VERSION: Final = 1
+_LAYOUT: Final = struct.Struct(">8sHHI16sQQIIQQQQQ32xQ?51x")
+_CHECKSUM: Final = struct.Struct(">I")
+SEGMENT_HEADER_BYTES: Final = _LAYOUT.size + _CHECKSUM.size
+assert SEGMENT_HEADER_BYTES == 192
+
+MAX_SEGMENT_BYTES: Final = 2 << 30
+"""The largest `segment_bytes`: with one more entry of the format's maximum, offsets still fit 32 bits."""
+
+TEMPORARY: Final = ".tmp"
+FIRST_FILL_BYTES: Final = 64 << 10
+
+_BODY_CRC, _SEQ = 2, 4  # fields of an entry's header
+_NAME: Final = re.compile(r"(\d{10})-(\d{4})\.log")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """What a segment says of itself; written once, before the segment has its name."""
+
+    table_id: bytes
+    epoch: int
+    """Raised whenever numbers may have been seen that are not on disk."""
+    segment_id: int
+    generation: int
+    """0 as written; higher where compaction put this file in place of others."""
+    mark: int
+    covered_from: int
+    """The first seq that this file answers for: one behind the previous segment's last."""
+    covered_to: int
+    """The last seq that it answers for; 0: as its SEAL says."""
+    base_seq: int
+    """Every seq in this file is above it."""
+    base_timestamp_us: int
+    dropped_through: int
+    """The highest seq that compaction has removed so far; 0 none."""
+    created_us: int
+    loose: bool
+    """Written under `fsync: interval` or `never`: after a crash, numbers beyond the file's may have been seen."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.segment_id:010d}-{self.generation:04d}.log"
+
+    def encode(self) -> bytes:
+        fields = _LAYOUT.pack(
+            MAGIC,
+            VERSION,
+            SEGMENT_HEADER_BYTES,
+            0,
+            self.table_id,
+            self.epoch,
+            self.segment_id,
+            self.generation,
+            self.mark,
+            self.covered_from,
+            self.covered_to,
+            self.base_seq,
+            self.base_timestamp_us,
+            self.dropped_through,
+            self.created_us,
+            self.loose,
+        )
+        return fields + _CHECKSUM.pack(crc32(fields))
+
+    @classmethod
+    def decode(cls, data: bytes, path: Path) -> SegmentHeader:
+        """Raises CorruptLog where the bytes are no intact header, UnsupportedFormat where they are a newer one."""
+        if len(data) < SEGMENT_HEADER_BYTES or not data.startswith(MAGIC):
+            raise CorruptLog(f"{path}: no segment header at offset 0", str(path), 0)
+        _, version, size, flags = struct.unpack_from(">8sHHI", data)
+        if version != VERSION or size != SEGMENT_HEADER_BYTES or flags:
+            raise UnsupportedFormat(
+                f"{path}: segment format {version} (flags {flags:#x}) is not known to this kvsd; use a newer one"
+            )
+        fields = data[: _LAYOUT.size]
+        if _CHECKSUM.unpack_from(data, _LAYOUT.size)[0] != crc32(fields):
+            raise CorruptLog(f"{path}: the segment header's checksum is wrong", str(path), 0)
+        return cls(*_LAYOUT.unpack(fields)[4:])
+
+    @property
+    def crc_seed(self) -> int:
+        """What an entry's header_crc starts from at offset 0."""
+        return seed(self.segment_id, 0)
+
+    @classmethod
+    def first(cls, now_us: int, *, loose: bool) -> SegmentHeader:
+        """The header of a new table's first segment."""
+        return cls(
+            table_id=secrets.token_bytes(16),
+            epoch=1,
+            segment_id=1,
+            generation=0,
+            mark=new_mark(),
+            covered_from=1,
+            covered_to=0,
+            base_seq=0,
+            base_timestamp_us=now_us,
+            dropped_through=0,
+            created_us=now_us,
+            loose=loose,
+        )
+
+    def successor(self, covered_through: int, base_seq: int, timestamp_us: int, *, loose: bool) -> SegmentHeader:
+        """The header of the segment behind this one, whose entries end at `covered_through`."""
+        return replace(
+            self,
+            segment_id=self.segment_id + 1,
+            generation=0,
+            mark=new_mark(),
+            covered_from=covered_through + 1,
+            covered_to=0,
+            base_seq=base_seq,
+            base_timestamp_us=timestamp_us,
+            created_us=timestamp_us,
+            loose=loose,
+        )
+
+
+def new_mark() -> int:
+    """Random and never zero: zero filling must not look like marks."""
+    return secrets.randbelow(0xFFFFFFFF) + 1
+
+
+def parse_name(name: str) -> tuple[int, int] | None:
+    """Segment id and generation of a segment's file name; None where it is none."""
+    match = _NAME.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+class Segment:
+    """An open segment. The descriptor closes with the last pin: a worker never reads from a reused number."""
+
+    __slots__ = ("_closing", "_pins", "_reads_cached", "crc_seed", "fd", "header", "medium", "path")
+
+    def __init__(self, medium: Medium, path: Path, header: SegmentHeader, fd: int) -> None:
+        self.medium = medium
+        self.path = path
+        self.header = header
+        self.fd = fd
+        self.crc_seed = header.crc_seed
+        self._reads_cached = medium.can_read_cached(fd)
+        self._pins = 0
+        self._closing = False
+
+    @classmethod
+    def open(cls, medium: Medium, path: Path) -> Segment:
+        fd = medium.open(path)
+        try:
+            header = SegmentHeader.decode(medium.read(fd, SEGMENT_HEADER_BYTES, 0), path)
+            if parse_name(path.name) != (header.segment_id, header.generation):
+                raise CorruptLog(f"{path}: the header belongs to {header.name}; was the file renamed?", str(path), 0)
+            return cls(medium, path, header, fd)
+        except BaseException:
+            medium.close(fd)
+            raise
+
+    @classmethod
+    def create(
+        cls, medium: Medium, directory: Path, header: SegmentHeader, *, fill_bytes: int = FIRST_FILL_BYTES
+    ) -> Segment:
+        """A segment appears under its name only with a synced header, and zeros for the first appends behind it."""
+        path = directory / header.name
+        temporary = directory / (header.name + TEMPORARY)
+        fd = medium.open(temporary, create=True)
+        try:
+            medium.write(fd, [header.encode(), bytes(fill_bytes)], 0)
+            medium.sync(fd)
+            medium.rename(temporary, path)
+            medium.sync_directory(directory)
+            return cls(medium, path, header, fd)
+        except BaseException:
+            medium.close(fd)
+            raise
+
+    def read_cached(self, offset: int, key: Key, seq: int, value_bytes: int) -> Value | None:
+        """The value of the entry at `offset`, if the page cache holds it all; never waits for the disk.
+
+        Raises CorruptLog unless the entry's checksums hold and it is the one of `key` and `seq`.
+        """
+        if not self._reads_cached:
+            return None
+        try:
+            data = self.medium.read_cached(self.fd, HEADER_BYTES + len(key) + value_bytes, offset)
+        except OSError as error:
+            raise self._damaged(offset, f"cannot be read: {error}") from error
+        return None if data is None else self._value(data, offset, key, seq)
+
+    def read(self, offset: int, key: Key, seq: int, value_bytes: int) -> Value:
+        """The same, waiting for the disk where needed."""
+        try:
+            data = self.medium.read(self.fd, HEADER_BYTES + len(key) + value_bytes, offset)
+        except OSError as error:
+            raise self._damaged(offset, f"cannot be read: {error}") from error
+        return self._value(data, offset, key, seq)
+
+    def _value(self, data: bytes | bytearray, offset: int, key: Key, seq: int) -> Value:
+        if header_is_intact(data, 0, self.header.mark, self.crc_seed ^ offset):
+            header = HEADER.unpack_from(data)
+            body = bytes(memoryview(data)[HEADER_BYTES:])
+            if header[_SEQ] == seq and crc32(body) == header[_BODY_CRC] and body.startswith(key):
+                return body[len(key) :]
+        raise self._damaged(offset, "is damaged")
+
+    def _damaged(self, offset: int, how: str) -> CorruptLog:
+        return CorruptLog(
+            f"{self.path}: the entry at offset {offset} {how}; its value is not served. "
+            "Restore it from a backup, or set the key anew",
+            str(self.path),
+            offset,
+        )
+
+    def pin(self) -> None:
+        self._pins += 1
+
+    def unpin(self) -> None:
+        self._pins -= 1
+        if self._closing and not self._pins:
+            self.medium.close(self.fd)
+
+    def close(self) -> None:
+        """The descriptor closes now, or with the last pin."""
+        if not self._closing:
+            self._closing = True
+            if not self._pins:
+                self.medium.close(self.fd)
+
+
+def seal(medium: Medium, fd: int, end: int, entry: bytes) -> None:
+    """Sync what the SEAL vouches for, write it at `end`, and cut the file behind it."""
+    medium.sync(fd)
+    medium.write(fd, [entry], end)
+    medium.truncate(fd, end + len(entry))
+    medium.sync(fd)

@@ -1,0 +1,139 @@
+"""Keys and values over a Log: what is committed, what is pending, and what each write makes of it.
+
+Owns: the Index, the cache and the pending writes. Must not know asyncio, files, or who asked.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvsd.table import index
+from kvsd.table.cache import ValueCache
+from kvsd.table.entry import TOMBSTONES, Kind
+from kvsd.table.index import Index, Location
+from kvsd.table.log import Log, Read
+from kvsd.table.work import Append
+from kvsd.types import Key, Value
+
+
+class Pending(NamedTuple):
+    """A write that is decided and not yet committed."""
+
+    group: int
+    location: Location
+    value: Value | None
+    """None: a deletion."""
+
+
+class Commit(NamedTuple):
+    """The writes of one group, and the job that brings them to the medium."""
+
+    group: int
+    append: Append
+    writes: list[tuple[Key, Pending]]
+
+
+class Store:
+    """One table's data. Writes are decided at once against the pending state and committed in groups.
+
+    A group is known by its number: 1, 2, 3 …; `group` is the one that the next write joins.
+    `recover` comes first; then any order of reads, writes, and `take` followed by `committed` or `failed`.
+    """
+
+    def __init__(self, log: Log, *, cache_bytes: int) -> None:
+        self.log = log
+        self.group = 1
+        self.pending: dict[Key, Pending] = {}
+        """The newest uncommitted write of a key: a read of the key must answer from it, and wait for its group."""
+        self._writes: list[tuple[Key, Pending]] = []
+        self._index = Index()
+        self._cache = ValueCache(cache_bytes)
+
+    def __len__(self) -> int:
+        """Keys that have a committed value."""
+        return self._index.live
+
+    def recover(self) -> None:
+        """Rebuild the index from the log.
+
+        Raises CorruptLog or UnsupportedFormat, or OSError from the disk; the store is unusable then.
+        """
+        put = self._index.put
+        for kind, key, seq, position, value_bytes in self.log.recover():
+            if kind == Kind.SET:
+                put(key, index.pack(seq, position, value_bytes))
+            elif kind in TOMBSTONES:
+                put(key, index.pack(seq, position, 0, index.TOMBSTONE))
+            elif kind == Kind.CLEAR:
+                self._index.clear()
+
+    def get(self, key: Key) -> Value | Read | None:
+        """The committed value, None where there is none, or a Read where only the disk has it.
+
+        Raises CorruptLog where the value's entry is damaged.
+        """
+        value = self._cache.get(key)
+        if value is not None:
+            return value
+        location = self._index.find(key)
+        if location is None or location & index.TOMBSTONE:
+            return None
+        where = (index.position_of(location), key, index.seq_of(location), index.value_bytes_of(location))
+        value = self.log.read_cached(*where)
+        if value is None:
+            return self.log.read(*where)
+        self._cache.put(key, value)
+        return value
+
+    def set(self, key: Key, value: Value) -> None:
+        """Stage a write of `value` in the current group."""
+        seq, position = self.log.stage(Kind.SET, key, value, self._newest_seq(key))
+        self._add(key, Pending(self.group, index.pack(seq, position, len(value)), value))
+
+    def delete(self, key: Key) -> None:
+        """Stage a tombstone in the current group; the caller has made sure that there is something to delete."""
+        seq, position = self.log.stage(Kind.DELETE, key, b"", self._newest_seq(key))
+        self._add(key, Pending(self.group, index.pack(seq, position, 0, index.TOMBSTONE), None))
+
+    def _newest_seq(self, key: Key) -> int:
+        pending = self.pending.get(key)
+        location = pending.location if pending is not None else self._index.find(key)
+        return index.seq_of(location) if location is not None else 0
+
+    def _add(self, key: Key, pending: Pending) -> None:
+        self.pending[key] = pending
+        self._writes.append((key, pending))
+
+    def take(self) -> Commit | None:
+        """The current group, to be committed; None where it is empty or must wait for a Fill."""
+        append = self.log.take()
+        if append is None:
+            return None
+        commit = Commit(self.group, append, self._writes)
+        self._writes = []
+        self.group += 1
+        return commit
+
+    def committed(self, commit: Commit) -> None:
+        """The commit's job has run: its writes are what reads see from now on."""
+        self.log.committed(commit.append)
+        for key, pending in commit.writes:
+            self._index.put(key, pending.location)
+            if pending.value is None:
+                self._cache.discard(key)
+            else:
+                self._cache.put(key, pending.value)
+            if self.pending.get(key) is pending:
+                del self.pending[key]
+
+    def failed(self, commit: Commit) -> None:
+        """The commit's job has failed: its writes, and all that were decided after them, have not happened."""
+        self.log.failed(commit.append)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget all writes that are not committed."""
+        self.log.abandon()
+        self.pending.clear()
+        self._writes.clear()
+        self.group += 1
