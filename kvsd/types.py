@@ -1,10 +1,11 @@
-"""Keys and values as every layer sees them, and their limits.
+"""The words that every layer shares: keys, values and their limits, and when a write is synced.
 
-Owns: the words Key and Value, and the conversion of what a caller passes. Imports nothing of kvsd.
+Owns: what these are, and the conversion of what a caller passes. Imports nothing of kvsd.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TypeAlias
 
 Key: TypeAlias = bytes
@@ -18,6 +19,14 @@ MAX_KEY_BYTES = 1_024
 
 MAX_VALUE_BYTES = 10 * 1024 * 1024
 """Default limit of a value; the empty value is allowed."""
+
+
+class Fsync(StrEnum):
+    """When an entry reaches the medium: before its OK, at intervals, or when the operating system likes."""
+
+    ALWAYS = "always"
+    INTERVAL = "interval"
+    NEVER = "never"
 
 
 def to_bytes(data: ValueLike) -> bytes:

@@ -15,11 +15,11 @@ from enum import Enum, auto
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
-from kvsd.table.log import Fsync, Read
+from kvsd.table.log import Read
 from kvsd.table.request import MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Request, Result, Set
 from kvsd.table.store import Commit, Store
 from kvsd.table.work import Fill, is_disk_full
-from kvsd.types import Key, Value
+from kvsd.types import Fsync, Key, Value
 
 T = TypeVar("T")
 

@@ -10,7 +10,6 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeAlias
 from zlib import crc32
@@ -21,21 +20,13 @@ from kvsd.table.medium import Medium
 from kvsd.table.recovery import Record
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader
 from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
-from kvsd.types import Key, Value
+from kvsd.types import Fsync, Key, Value
 
 Position: TypeAlias = int
 """Opaque to everyone else; later entries have higher ones. Here: segment id << 32 | offset."""
 
 MAX_FILL_BYTES: Final = 4 << 20
 _OFFSET_MASK: Final = 0xFFFFFFFF
-
-
-class Fsync(StrEnum):
-    """When an append is synced: before its reply, every so often, or when the system likes."""
-
-    ALWAYS = "always"
-    INTERVAL = "interval"
-    NEVER = "never"
 
 
 def now_us() -> int:

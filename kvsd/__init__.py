@@ -1,0 +1,80 @@
+"""kvsd: a persistent, append-only key-value daemon, its command line and its Python clients.
+
+Owns: the public names. `connect` makes a blocking client, `kvsd.aio.connect` an asyncio one. What they need is
+imported when it is first asked for, since every command of the shell passes through here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kvsd.errors import (
+    AuthenticationError,
+    Busy,
+    ConfigError,
+    Conflict,
+    ConnectionLost,
+    CorruptLog,
+    Forbidden,
+    Gone,
+    InternalError,
+    InvalidKey,
+    InvalidValue,
+    KvsdError,
+    Loading,
+    ProtocolError,
+    ReadOnly,
+    RequestError,
+    StorageError,
+    TableNotFound,
+    TableUnavailable,
+    Timeout,
+    UnexpectedMessage,
+    UnsupportedFormat,
+)
+
+if TYPE_CHECKING:
+    from kvsd import aio
+    from kvsd.client.sync import Client, connect
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuthenticationError",
+    "Busy",
+    "Client",
+    "ConfigError",
+    "Conflict",
+    "ConnectionLost",
+    "CorruptLog",
+    "Forbidden",
+    "Gone",
+    "InternalError",
+    "InvalidKey",
+    "InvalidValue",
+    "KvsdError",
+    "Loading",
+    "ProtocolError",
+    "ReadOnly",
+    "RequestError",
+    "StorageError",
+    "TableNotFound",
+    "TableUnavailable",
+    "Timeout",
+    "UnexpectedMessage",
+    "UnsupportedFormat",
+    "__version__",
+    "aio",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> object:
+    match name:
+        case "aio":
+            return import_module("kvsd.aio")
+        case "Client" | "connect":
+            return getattr(import_module("kvsd.client.sync"), name)
+        case _:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

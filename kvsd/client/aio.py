@@ -1,0 +1,224 @@
+"""The asyncio client.
+
+Owns: `connect` and `Client`, the time that a call may take, trying again, and which connection calls go to. Transports
+are `aio_connection`'s, the meaning of calls and replies is `calls`' and `conversation`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from kvsd.client import calls, failures
+from kvsd.client.aio_connection import Connection
+from kvsd.client.calls import Call
+from kvsd.client.retries import Retries
+from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve
+from kvsd.client.tls import client_context
+from kvsd.errors import KvsdError
+from kvsd.types import KeyLike, ValueLike
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+R = TypeVar("R")
+
+
+def connect(
+    url: str | None = None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    username: str | None = None,
+    password: str | None = None,
+    ca: str | os.PathLike[str] | None = None,
+    insecure: bool | None = None,
+    disable_tls: bool | None = None,
+    timeout: float | None = None,
+    connect_timeout: float | None = None,
+) -> Connecting:
+    """An asyncio client of one server: `client = await connect(…)`, or `async with connect(…) as client`.
+
+    Unlike the blocking one it connects at once, and so raises here what a call may raise. The parameters, their
+    sources and their defaults are those of `kvsd.connect`, without the pool: all tasks share one connection.
+    """
+    settings = resolve(
+        url,
+        host=host,
+        port=port,
+        username=username,
+        password=password,
+        ca=ca,
+        insecure=insecure,
+        disable_tls=disable_tls,
+        timeout=timeout,
+        connect_timeout=connect_timeout,
+    )
+    if settings.insecure and not settings.disable_tls:
+        warnings.warn(INSECURE_WARNING, RuntimeWarning, stacklevel=2)
+    return Connecting(settings)
+
+
+class Connecting:
+    """A client to be: await it, or enter it."""
+
+    def __init__(self, settings: ConnectSettings) -> None:
+        self._settings = settings
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[None, None, Client]:
+        return Client.open(self._settings).__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self
+        return self._client
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+class Client:
+    """A server's keys and values, for any number of tasks of one event loop; close it, or use it with `async with`.
+
+    All tasks share one connection, on which their requests are pipelined; at most 1,024 replies are due at once,
+    further calls wait. A call may be cancelled at any time: its request may still be carried out, its reply goes to
+    nobody. A connection that was closed while idle is reopened without a word.
+
+    Keys and values, and what every call raises, are as with the blocking `kvsd.client.sync.Client`.
+    """
+
+    def __init__(self, settings: ConnectSettings) -> None:
+        """Connects with the first call. Raises ConfigError where the CA file is unfit."""
+        self._settings = settings
+        self._context = client_context(settings)
+        self._connection: Connection | None = None
+        self._former: list[Connection] = []
+        self._opening: asyncio.Task[Connection] | None = None
+        self._closed = False
+
+    @classmethod
+    async def open(cls, settings: ConnectSettings) -> Self:
+        """A client that has reached its server. Warning of `insecure` is up to the caller."""
+        client = cls(settings)
+        try:
+            await client.ping()
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    async def get(self, key: KeyLike) -> bytes | None:
+        """The value of `key`, None where it is absent."""
+        return await self._run(calls.get(key))
+
+    async def set(self, key: KeyLike, value: ValueLike) -> None:
+        """Store `value` under `key`. Under the server's default settings it is on disk when this returns."""
+        await self._run(calls.set_(key, value))
+
+    async def delete(self, key: KeyLike) -> bytes | None:
+        """Remove `key`; the value that it had, None where it was absent."""
+        return await self._run(calls.delete(key))
+
+    async def ping(self) -> float:
+        """Seconds from sending a ping to its reply; it queues behind the requests of other tasks."""
+        return await self._run(calls.ping())
+
+    async def close(self) -> None:
+        """End the connection; calls that wait, and later ones, raise ConnectionLost."""
+        self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        if self._connection is not None:
+            self._former.append(self._connection)
+            self._connection = None
+        await asyncio.gather(*(connection.close() for connection in self._former))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _run(self, call: Call[R]) -> R:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        deadline = started + self._settings.timeout_seconds
+        retries = Retries(idempotent=call.idempotent)
+        connection: Connection | None = None
+        sent = False
+        try:
+            async with asyncio.timeout_at(deadline):
+                while True:
+                    connection = None
+                    try:
+                        connection = self._reusable() or await self._open()
+                        if not connection.has_room:
+                            await connection.room()
+                        sent = True
+                        return await connection.run(call)
+                    except KvsdError as error:
+                        sent = False
+                        pause_seconds = retries.pause_after(error, connected=connection is not None)
+                        if pause_seconds is None or loop.time() + pause_seconds >= deadline:
+                            raise
+                    await asyncio.sleep(pause_seconds)
+        except TimeoutError:
+            if connection is None:
+                raise failures.no_handshake(self._settings, self._settings.timeout_seconds) from None
+            if not connection.was_heard_since(started):
+                self._retire(connection)
+            raise failures.no_reply(self._settings, may_be_applied=sent) from None
+
+    def _reusable(self) -> Connection | None:
+        """The present connection, unless it has ended."""
+        connection = self._connection
+        if connection is None or not connection.is_open or connection.is_stale():
+            return None
+        return connection
+
+    async def _open(self) -> Connection:
+        """A new connection; tasks that need one at the same time get the same."""
+        if self._closed:
+            raise failures.closed_by_us(self._settings)
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._replace())
+            # Looked at even if every task that waits is cancelled meanwhile.
+            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+        opening = self._opening
+        # Not `await opening`: a cancelled caller must not take it away from the others.
+        await asyncio.wait([opening])
+        if opening.cancelled():
+            raise failures.closed_by_us(self._settings)
+        return opening.result()
+
+    async def _replace(self) -> Connection:
+        try:
+            if self._connection is not None:
+                self._retire(self._connection)
+            self._connection = await Connection.open(self._settings, self._context)
+            return self._connection
+        finally:
+            self._opening = None
+
+    def _retire(self, connection: Connection) -> None:
+        """Give `connection` no more calls; those that it has may still be answered."""
+        if connection is self._connection:
+            self._connection = None
+            self._former = [former for former in self._former if not former.is_gone]
+            self._former.append(connection)
+        connection.retire(self._settings.timeout_seconds)

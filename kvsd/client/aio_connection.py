@@ -1,0 +1,218 @@
+"""One asyncio connection to a server, shared by many tasks.
+
+Owns: the transport, its TLS handshake, the login, and when requests are written. Knows nothing of retries, of the
+time that a call may take, or of other connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import ssl
+from typing import Self, TypeVar, cast
+
+from kvsd.client import failures
+from kvsd.client.calls import Call, authenticate
+from kvsd.client.conversation import Conversation
+from kvsd.client.settings import ConnectSettings
+from kvsd.errors import KvsdError
+
+R = TypeVar("R")
+
+MAX_IN_FLIGHT = 1024
+"""Replies that may be due at once, those of cancelled calls included; further calls wait."""
+
+OUTBOX_BYTES = 64 * 1024
+"""What one turn of the loop collects is written at once beyond this, so that the transport can call a halt."""
+
+READ_BYTES = 256 * 1024
+
+GOODBYE_SECONDS = 1.0
+"""How long a silent server can hold up a close."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Any number of tasks of one loop `run` their calls here; replies come in the order of the requests.
+
+    A BufferedProtocol, since uvloop allocates 256 KiB for each TLS read that it hands to a plain one.
+    """
+
+    def __init__(self, settings: ConnectSettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._conversation = Conversation(settings)
+        self._transport: asyncio.Transport | None = None
+        self._poll = select.poll()
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._outbox: list[bytes] = []
+        self._outbox_bytes = 0
+        self._writing_paused = False
+        self._room = asyncio.Event()
+        self._reason: KvsdError | None = None
+        self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._retirement: asyncio.TimerHandle | None = None
+        self._heard_at = self._loop.time()
+
+    @classmethod
+    async def open(cls, settings: ConnectSettings, context: ssl.SSLContext | None) -> Self:
+        """Connect, shake hands and log in, all within the connect timeout.
+
+        Raises ConnectionLost, Timeout, and what the server answered to the credentials.
+        """
+        seconds = settings.connect_timeout_seconds
+        connection: Self | None = None
+        try:
+            async with asyncio.timeout(seconds):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: cls(settings),
+                    settings.host,
+                    settings.port,
+                    ssl=context,
+                    server_hostname=settings.host if context else None,
+                    # Not to come first: the timeout around all of this has the better words.
+                    ssl_handshake_timeout=seconds + 1 if context else None,
+                    ssl_shutdown_timeout=GOODBYE_SECONDS if context else None,
+                )
+                await connection.run(authenticate(settings.username, settings.password))
+        except BaseException as error:
+            if connection is not None:
+                await connection.abort()
+            match error:
+                case TimeoutError():
+                    raise failures.no_handshake(settings, seconds) from None
+                case OSError() | ValueError():
+                    raise failures.cannot_open(settings, error) from error
+                case _:
+                    raise
+        return connection
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another call may be made."""
+        return self._reason is None and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing is left to be closed."""
+        return self._lost.done()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a call may be made now, rather than after `room`."""
+        return self._room.is_set()
+
+    async def room(self) -> None:
+        """Wait until the server has taken and answered enough of what it was asked, or the connection has ended."""
+        while self.is_open and not self._room.is_set():
+            await self._room.wait()
+
+    async def run(self, call: Call[R]) -> R:
+        """Send `call`, before the first wait, and return its result.
+
+        Raises what the server answered, ProtocolError, or ConnectionLost, whose `may_be_applied` is false where
+        nothing of the call was handed to the transport. When cancelled, the reply is dropped as it comes.
+        """
+        if not self.is_open:
+            raise self._conversation.loss(None, may_be_applied=False)
+        waiter: asyncio.Future[R] = self._loop.create_future()
+        self._write(self._conversation.send(call, waiter))
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                # It failed and was cancelled in one turn of the loop; asyncio would complain that nobody looked.
+                waiter.exception()
+            raise
+
+    def was_heard_since(self, moment: float) -> bool:
+        """Whether anything came from the server after `moment` of the loop's clock."""
+        return self._heard_at >= moment
+
+    def is_stale(self) -> bool:
+        """Whether the end of an idle connection is there, and the loop has not come to read it."""
+        return not self._conversation and bool(self._poll.poll(0))
+
+    def retire(self, seconds: float) -> None:
+        """End the connection in `seconds`, by when all calls on it have their replies or have timed out."""
+        if self._retirement is None and not self.is_gone:
+            self._retirement = self._loop.call_later(seconds, self._give_up, failures.silent(self._settings))
+
+    async def close(self) -> None:
+        """Fail the calls that wait, part from the server in order, and wait for the end, for about a second."""
+        if self._transport is not None and not self.is_gone:
+            self._flush()
+            self._reason = failures.closed_by_us(self._settings)
+            self._conversation.end(self._reason)
+            self._transport.close()
+            await asyncio.wait([self._lost], timeout=GOODBYE_SECONDS)
+            await self.abort()
+
+    async def abort(self) -> None:
+        """End the connection at once and wait until it is gone."""
+        if self._transport is not None and not self.is_gone:
+            self._transport.abort()
+            await asyncio.wait([self._lost])
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not an assert: uvloop's TLS transport is one in all but name.
+        self._transport = cast("asyncio.Transport", transport)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._room.set()
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._reason is not None:
+            return
+        self._heard_at = self._loop.time()
+        try:
+            self._conversation.receive(self._buffer[:nbytes])
+        except KvsdError as error:
+            self._give_up(error)
+        self._make_room()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        reason = self._reason or (exc if isinstance(exc, OSError) else None)
+        self._conversation.end(reason, unsent=len(self._outbox))
+        self._outbox.clear()
+        self._room.set()
+        if self._retirement is not None:
+            self._retirement.cancel()
+        self._lost.set_result(None)
+
+    def _write(self, request: bytes) -> None:
+        """Leave with all other requests of this turn of the loop in one write: one TLS record, one system call."""
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(request)
+        self._outbox_bytes += len(request)
+        if self._outbox_bytes >= OUTBOX_BYTES:
+            self._flush()
+        if len(self._conversation) >= MAX_IN_FLIGHT:
+            self._room.clear()
+
+    def _flush(self) -> None:
+        if self._outbox and self._transport is not None and self.is_open:
+            requests = b"".join(self._outbox)
+            self._outbox.clear()
+            self._outbox_bytes = 0
+            self._transport.write(requests)
+
+    def _make_room(self) -> None:
+        # Only when half is free, so that waiting tasks are woken in droves and not one by one.
+        if not self._writing_paused and len(self._conversation) <= MAX_IN_FLIGHT // 2:
+            self._room.set()
+
+    def _give_up(self, reason: KvsdError) -> None:
+        self._reason = self._reason or reason
+        if self._transport is not None:
+            self._transport.abort()

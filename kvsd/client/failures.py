@@ -1,0 +1,143 @@
+"""What can go wrong between a client and its server, in words.
+
+Owns: the typed error and the text for each way in which opening a connection or waiting for a reply can fail. Knows
+nothing of who waits or how; never quotes what a peer has sent.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from kvsd.errors import AuthenticationError, ConnectionLost, KvsdError, Timeout
+
+if TYPE_CHECKING:
+    from kvsd.client.settings import ConnectSettings
+
+# OpenSSL's numbers (x509_vfy.h); the ssl module has no names for them.
+_NOT_YET_VALID = 9
+_EXPIRED = 10
+_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
+_WRONG_NAME = frozenset({62, 64})
+
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
+
+
+def cannot_open(settings: ConnectSettings, error: OSError | ValueError) -> ConnectionLost:
+    """For an error of resolving the host, connecting, or the TLS handshake."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return ConnectionLost(_untrusted(settings, error))
+        case ssl.SSLEOFError() | ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
+            return ConnectionLost(
+                f"the server at {settings.address} closed the connection during the handshake; "
+                "if it runs without TLS, use --disable-tls (disable_tls=True)"
+            )
+        case ssl.SSLError(reason=str() as reason) if reason in _NOT_TLS:
+            return ConnectionLost(
+                f"the server at {settings.address} does not speak TLS; "
+                "if that is meant to be, use --disable-tls (disable_tls=True)"
+            )
+        case ssl.SSLError():
+            return ConnectionLost(
+                f"the TLS handshake with {settings.address} failed: {error.reason or error}; TLS 1.2 or newer is needed"
+            )
+        case socket.gaierror():
+            return ConnectionLost(f"the host {settings.host} cannot be resolved: {error.strerror}; check the name")
+        case OSError():
+            return ConnectionLost(
+                f"cannot connect to {settings.address}: {error.strerror or error}; is `kvsd serve` running there?"
+            )
+        case _:  # a host that no resolver would take: too long a label, a NUL
+            return ConnectionLost(f"{settings.host!r} is no host name; check the name")
+
+
+def no_handshake(settings: ConnectSettings, seconds: float) -> Timeout:
+    """For an opening that took too long."""
+    return Timeout(
+        f"the server at {settings.address} accepted no handshake within {seconds:.3g} s; "
+        "it may be full (server.max_tcp_connections) or unreachable"
+    )
+
+
+def no_reply(settings: ConnectSettings, *, may_be_applied: bool) -> Timeout:
+    """For a call that took longer than the settings allow."""
+    return Timeout(
+        f"no reply from the server at {settings.address} within {settings.timeout_seconds:.3g} s" + _fate(may_be_applied),
+        may_be_applied=may_be_applied,
+    )
+
+
+def no_free_connection(settings: ConnectSettings, pool_size: int) -> Timeout:
+    """For a thread that found all connections of its client in use."""
+    return Timeout(
+        f"all {pool_size} connections to {settings.address} were in use for {settings.timeout_seconds:.3g} s; "
+        "raise pool_size"
+    )
+
+
+def lost(settings: ConnectSettings, error: OSError | None, *, may_be_applied: bool) -> ConnectionLost:
+    """For a connection that ended before a reply; `error` is None where the server closed it in order."""
+    how = "closed the connection" if error is None else f"is no longer connected ({error.strerror or error})"
+    return ConnectionLost(
+        f"the server at {settings.address} {how} before it answered" + _fate(may_be_applied),
+        may_be_applied=may_be_applied,
+    )
+
+
+def given_up(settings: ConnectSettings, reason: KvsdError, *, may_be_applied: bool) -> ConnectionLost:
+    """For the calls that waited behind the one whose reply ended the connection."""
+    return ConnectionLost(
+        f"the connection to {settings.address} was given up: {reason}" + _fate(may_be_applied),
+        may_be_applied=may_be_applied,
+    )
+
+
+def speaks_tls(settings: ConnectSettings) -> ConnectionLost:
+    """For a TLS alert in answer to a plain client."""
+    return ConnectionLost(f"the server at {settings.address} speaks TLS; leave out --disable-tls (disable_tls=)")
+
+
+def hung_up_on_plain_client(settings: ConnectSettings, *, may_be_applied: bool) -> ConnectionLost:
+    """For a server that closed a connection without TLS and never said a word."""
+    return ConnectionLost(
+        f"the server at {settings.address} closed the connection without a word; "
+        "if it speaks TLS, leave out --disable-tls (disable_tls=)" + _fate(may_be_applied),
+        may_be_applied=may_be_applied,
+    )
+
+
+def wrong_credentials(settings: ConnectSettings) -> AuthenticationError:
+    """For a server that refused the credentials and told no reason, so as not to help guessing."""
+    return AuthenticationError(f"the server at {settings.address} refused the user name or the password; check both")
+
+
+def silent(settings: ConnectSettings) -> ConnectionLost:
+    """For a connection that is ended because nothing came for as long as a call may take."""
+    return ConnectionLost(f"the server at {settings.address} was silent for {settings.timeout_seconds:.3g} s")
+
+
+def closed_by_us(settings: ConnectSettings) -> ConnectionLost:
+    """For calls on a client that was closed."""
+    return ConnectionLost(f"this client of {settings.address} is closed; connect again")
+
+
+def _fate(may_be_applied: bool) -> str:
+    return "; the request may have been carried out" if may_be_applied else ""
+
+
+def _untrusted(settings: ConnectSettings, error: ssl.SSLCertVerificationError) -> str:
+    who = f"the certificate of {settings.address}"
+    match error.verify_code:
+        case code if code in _UNKNOWN_AUTHORITY:
+            trusted = f"the CA file {settings.ca}" if settings.ca else "any authority that this system trusts"
+            return f"{who} was not signed by {trusted}; pass the CA that signed it with --ca FILE (ca=)"
+        case code if code in _WRONG_NAME:
+            return f"{who} is not made out to {settings.host}; connect by a name that it holds, or renew it"
+        case code if code == _EXPIRED:
+            return f"{who} has expired; renew it on the server (`kvsd certs check` tells more)"
+        case code if code == _NOT_YET_VALID:
+            return f"{who} is not valid yet; check the clocks of both machines"
+        case _:
+            return f"{who} was not accepted: {error.verify_message}"

@@ -1,0 +1,137 @@
+"""One blocking connection to a server.
+
+Owns: the socket, its TLS handshake, and the one call that is on its way. Knows nothing of retries, of other
+connections or of threads: whoever holds it uses it alone.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from time import monotonic
+from typing import TypeVar
+
+from kvsd.client import failures
+from kvsd.client.calls import Call, authenticate
+from kvsd.client.conversation import Conversation, Outcome
+from kvsd.client.settings import ConnectSettings
+
+R = TypeVar("R")
+
+READ_BYTES = 256 * 1024
+
+
+class Connection:
+    """Open from the start; the credentials go out with, or before, the first call.
+
+    Deadlines are points of `time.monotonic`. Raises as `Connection.run`, and ConnectionLost or Timeout where no
+    connection could be opened.
+    """
+
+    def __init__(self, settings: ConnectSettings, context: ssl.SSLContext | None, deadline: float) -> None:
+        self._settings = settings
+        self._opening_deadline = min(deadline, monotonic() + settings.connect_timeout_seconds)
+        self._opening_seconds = self._opening_deadline - monotonic()
+        self._conversation = Conversation(settings)
+        self._welcome: Outcome[None] = Outcome()
+        self._greeting = self._conversation.send(authenticate(settings.username, settings.password), self._welcome)
+        self._sent_bytes = 0
+        self._socket = self._open(context)
+        self.usable = False
+        """Authenticated, and no reply is due: another call may be made."""
+
+    def run(self, call: Call[R], deadline: float) -> R:
+        """Send `call` and wait for its reply.
+
+        Raises what the server answered; ConnectionLost, Timeout, whose `may_be_applied` is false where not one byte
+        of the call was sent; ProtocolError. Only `usable` tells whether the connection survived.
+        """
+        self.usable = False
+        self._sent_bytes = 0
+        outcome: Outcome[R] = Outcome()
+        try:
+            if self._greeting and not call.early:
+                self._transmit(b"", deadline)
+                self._await(self._welcome, deadline)
+            self._transmit(self._conversation.send(call, outcome), deadline)
+            self._await(outcome, deadline)
+        except TimeoutError:
+            if not self._welcome.done():
+                raise failures.no_handshake(self._settings, self._opening_seconds) from None
+            raise failures.no_reply(self._settings, may_be_applied=self._sent_bytes > 0) from None
+        self.usable = True
+        return outcome.result()
+
+    def is_stale(self) -> bool:
+        """Whether the server has closed an idle connection, or said something that nobody asked for."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Without a TLS goodbye: messages carry their own lengths, so a cut cannot pass for an end."""
+        self._socket.close()
+
+    def _open(self, context: ssl.SSLContext | None) -> socket.socket:
+        settings = self._settings
+        try:
+            plain = socket.create_connection((settings.host, settings.port), timeout=self._opening_seconds)
+            try:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if context is None:
+                    return plain
+                plain.settimeout(_remaining(self._opening_deadline))
+                return context.wrap_socket(plain, server_hostname=settings.host)
+            except BaseException:
+                plain.close()
+                raise
+        except TimeoutError:
+            raise failures.no_handshake(settings, self._opening_seconds) from None
+        except (OSError, ValueError) as error:
+            raise failures.cannot_open(settings, error) from error
+
+    def _transmit(self, request: bytes, deadline: float) -> None:
+        """Send `request`, behind the greeting if that has not gone out.
+
+        A broken connection is not reported here: the reply that says why it was closed may be there to be read.
+        """
+        data = memoryview(self._greeting + request if self._greeting else request)
+        greeting_bytes, self._greeting = len(self._greeting), b""
+        sent = 0
+        try:
+            while sent < len(data):
+                self._socket.settimeout(self._patience(deadline))
+                sent += self._socket.send(data[sent:])
+                self._sent_bytes = max(sent - greeting_bytes, 0)
+        except TimeoutError:
+            raise
+        except OSError:
+            return
+
+    def _await(self, outcome: Outcome[R], deadline: float) -> None:
+        """Receive until `outcome` is there."""
+        while not outcome.done():
+            error: OSError | None = None
+            data = b""
+            self._socket.settimeout(self._patience(deadline))
+            try:
+                data = self._socket.recv(READ_BYTES)
+            except TimeoutError:
+                raise
+            except OSError as reason:
+                error = reason
+            if not data:
+                raise self._conversation.loss(error, may_be_applied=self._sent_bytes > 0) from error
+            self._conversation.receive(data)
+
+    def _patience(self, deadline: float) -> float:
+        """Seconds for the next step; the server's answer to the credentials is part of the opening."""
+        return _remaining(deadline if self._welcome.done() else min(deadline, self._opening_deadline))
+
+
+def _remaining(deadline: float) -> float:
+    seconds = deadline - monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds

@@ -1,0 +1,160 @@
+"""From flags, environment and file to one Config.
+
+Owns: the precedence (flag > environment > file > default), and the client's defaults, which follow the
+server's settings. Must not know what a setting means, nor how a file is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from kvsd.config.chosen import Chosen, did_you_mean, parsed
+from kvsd.config.search import VARIABLES, Found, find
+from kvsd.config.settings import (
+    DEFAULT_PORT,
+    IGNORED,
+    SECTIONS,
+    SETTINGS,
+    USERS,
+    ClientSettings,
+    Config,
+    ServerSettings,
+    StorageSettings,
+    variable,
+)
+from kvsd.errors import ConfigError
+
+_FOLLOWS: Final = {
+    "client.host": "server.listen_host",
+    "client.port": "server.listen_port",
+    "client.disable_tls": "server.disable_tls",
+}
+"""Where the client's defaults come from: beside a server's config file, a command needs no address."""
+
+_CALLED: Final[Mapping[str, object]] = {
+    "0.0.0.0": "127.0.0.1",  # noqa: S104 - binds nothing
+    "::": "::1",
+    "0": DEFAULT_PORT,
+}
+"""What a client calls where a server listens on a wildcard, or on a port that is picked anew at each start."""
+
+_DEFAULT: Final = "default"
+
+_FOREIGN_PREFIXES: Final = ("KVSD_TEST_", "KVSD_BENCH_")
+
+
+def load(
+    path: Path | None = None,
+    *,
+    flags: Mapping[str, tuple[str, object]] | None = None,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    file_required: bool = False,
+) -> Config:
+    """Every setting from the first source that has it: flag, environment, file, default.
+
+    `path` is what --config says. `flags` maps settings ("server.listen_port") to the flag's name and value;
+    the value None is a flag that was not given. `environ` is os.environ by default. An empty variable counts
+    as not set, and so does a key of the file without a value. Relative paths in the file and in defaults
+    start at the file's folder, all others at `cwd`, by default the working directory. Every value is checked,
+    even one that another overrides.
+
+    Raises ConfigError: the file cannot be read, or has an unknown or duplicate key; a value is of the wrong
+    kind or out of range; there is no file and `file_required` says that one is needed.
+    """
+    environ = os.environ if environ is None else environ
+    cwd = Path.cwd() if cwd is None else cwd
+    found = find(path, environ, cwd)
+    if file_required and found.path is None:
+        raise ConfigError(
+            f"no config file: {'; '.join(found.skipped) or 'there is no config.yaml in this folder'}. "
+            "Write one with `kvsd init`, or name one with --config or KVSD_CONFIG"
+        )
+    in_file, file_warnings = _from_file(found, cwd)
+    chosen = (
+        _defaults(cwd if found.path is None else found.path.parent)
+        | in_file
+        | _from_environment(environ, cwd)
+        | _from_flags(flags or {}, cwd)
+    )
+    for follower, leader in _FOLLOWS.items():
+        value, origin = chosen[leader]
+        if chosen[follower].origin == _DEFAULT and origin != _DEFAULT:
+            chosen[follower] = Chosen(_CALLED.get(str(value), value), f"{leader}, {origin}")
+
+    # Any: a field's type and its parser's result are tied where the setting is declared.
+    arguments: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for name, (value, _) in chosen.items():
+        section, key = name.split(".")
+        arguments[section][key] = value
+    config = Config(
+        server=ServerSettings(**arguments["server"]),
+        storage=StorageSettings(**arguments["kvsd"]),
+        client=ClientSettings(**arguments["client"]),
+        path=found.path,
+        origins={name: origin for name, (_, origin) in chosen.items()},
+        warnings=(*found.skipped, *file_warnings, *_useless_variables(environ)),
+    )
+    _check_together(config)
+    return config
+
+
+def _defaults(folder: Path) -> dict[str, Chosen]:
+    chosen = {USERS: Chosen((), _DEFAULT)}
+    for name, setting in SETTINGS.items():
+        default = setting.default
+        chosen[name] = Chosen(folder / default if isinstance(default, Path) else default, _DEFAULT)
+    return chosen
+
+
+def _from_file(found: Found, cwd: Path) -> tuple[dict[str, Chosen], list[str]]:
+    if found.path is None:
+        return {}, []
+    # Imported here: reading YAML costs 10 ms, which a command without a file saves.
+    from kvsd.config.file import from_file
+
+    name = found.path.relative_to(cwd) if found.path.is_relative_to(cwd) else found.path
+    return from_file(found.data, str(name), found.path.parent)
+
+
+def _from_environment(environ: Mapping[str, str], cwd: Path) -> dict[str, Chosen]:
+    chosen: dict[str, Chosen] = {}
+    for name, setting in SETTINGS.items():
+        # Backwards: the first name has the last word.
+        for known in reversed(setting.environment):
+            if text := environ.get(known):
+                chosen[name] = parsed(setting, text, f"environment {known}", cwd)
+    return chosen
+
+
+def _from_flags(flags: Mapping[str, tuple[str, object]], cwd: Path) -> dict[str, Chosen]:
+    return {
+        name: parsed(SETTINGS[name], str(value), f"flag {flag}", cwd)
+        for name, (flag, value) in flags.items()
+        if value is not None
+    }
+
+
+def _useless_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """A warning for each variable that looks like ours and sets nothing."""
+    known = {*VARIABLES, *(name for setting in SETTINGS.values() for name in setting.environment)}
+    ignored = {variable(name): f"{name} {reason}" for name, reason in IGNORED.items()}
+    for name in sorted(environ):
+        if name in ignored:
+            yield f"environment {name}: {ignored[name]}"
+        elif name.startswith("KVSD_") and name not in known and not name.startswith(_FOREIGN_PREFIXES):
+            yield f"environment {name}: sets nothing{did_you_mean(name, known)}"
+
+
+def _check_together(config: Config) -> None:
+    memory_bytes, value_bytes = config.server.memory_bytes, config.storage.max_value_bytes
+    if memory_bytes < value_bytes:
+        origin = config.origins["server.memory_bytes"]
+        raise ConfigError(
+            f"{config.origins['kvsd.max_value_bytes'] if origin == _DEFAULT else origin}: server.memory_bytes "
+            f"({memory_bytes}) must not be less than kvsd.max_value_bytes ({value_bytes}): no client could send "
+            "such a value"
+        )

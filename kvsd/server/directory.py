@@ -1,0 +1,83 @@
+"""The data directory: who owns it, and where a table's files are.
+
+Owns: the lock file, the names of namespaces and tables, and the refusal of foreign data. Must not know what is in a
+table's files.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from pathlib import Path
+from typing import Final, Self
+
+from kvsd.errors import ConfigError
+from kvsd.server.dispatcher import TableName
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""What namespaces and tables may be called: each is a folder's name."""
+
+_LOCK_NAME: Final = "lock"
+
+
+class DataDirectory:
+    """`ROOT/namespaces/NAMESPACE/TABLE/`, locked for one process from construction to `close`."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises ConfigError where the folder cannot be used, is in use, or holds another program's data."""
+        self.root = root
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Never unlinked: another process could hold a lock on the file that is gone.
+            self._lock = os.open(root / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot use the data directory {root}: {error.strerror}; check kvsd.root_dir and its permissions"
+            ) from error
+        try:
+            self._take()
+            self._refuse_foreign()
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise ConfigError(
+                f"the data directory {self.root} is in use by another kvsd (process {owner}); "
+                "stop it, or choose another kvsd.root_dir"
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _refuse_foreign(self) -> None:
+        for found in sorted(self.root.rglob("*.kvsd")):
+            raise ConfigError(
+                f"{found} is a data file of the Rust program; "
+                f"import it into another folder with `kvsd import --from-kvsd-rs {found} --root-dir FOLDER`"
+            )
+
+    def close(self) -> None:
+        """Give up the lock."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def tables(self) -> list[TableName]:
+        """All tables that have a folder, by name."""
+        return [
+            TableName(folder.parent.name, folder.name)
+            for folder in sorted(self.root.glob("namespaces/*/*"))
+            if folder.is_dir() and NAME.fullmatch(folder.name) and NAME.fullmatch(folder.parent.name)
+        ]
+
+    def folder(self, name: TableName) -> Path:
+        return self.root / "namespaces" / name.namespace / name.table

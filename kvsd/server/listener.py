@@ -1,0 +1,234 @@
+"""Accepts connections within its permits, and sees each to its end.
+
+Owns: the listening sockets, the semaphore, the TLS handshake, and what happens when descriptors run out. Must not
+know what is said on a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from kvsd.errors import ConfigError
+from kvsd.server.connection import Connection
+
+HANDSHAKE_TIMEOUT_SECONDS: Final = 10.0
+SHUTDOWN_TIMEOUT_SECONDS: Final = 1.0
+"""The loop's default would hold a silent peer's permit for 30 s."""
+
+BACKOFF_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
+_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+# What a client can cause by going away between connect and accept: waiting would let it stall everyone.
+_PEER_GONE: Final = {
+    errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
+    errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ECONNRESET, errno.ETIMEDOUT,
+}  # fmt: skip
+
+
+class Reporter(Protocol):
+    """The part of a structured logger that is used here."""
+
+    def debug(self, event: str, **fields: object) -> object: ...
+    def warning(self, event: str, **fields: object) -> object: ...
+    def error(self, event: str, **fields: object) -> object: ...
+
+
+def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """A listening socket for each address of `host`, all on one port; raises ConfigError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise ConfigError(f"cannot listen on {host}: {error.strerror}; check server.listen_host") from error
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, number, _, address in dict.fromkeys(found):
+            listening = socket.socket(family, kind, number)
+            sockets.append(listening)
+            listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            chosen = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
+            listening.bind((address[0], chosen, *address[2:]))
+            listening.listen(backlog)
+    except OSError as error:
+        for listening in sockets:
+            listening.close()
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror}; "
+            "is another server running? Choose another server.listen_port or stop it"
+        ) from error
+    return sockets
+
+
+class Listener:
+    """A semaphore-wrapped listener: the permit is taken before accept, so at the limit clients wait in the backlog.
+
+    Each connection's own task returns its permit, exactly once, however it ends.
+    """
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        make_connection: Callable[[], Connection],
+        *,
+        max_connections: int,
+        context: ssl.SSLContext | None,
+        reporter: Reporter,
+    ) -> None:
+        self.max_connections = max_connections
+        self._sockets = sockets
+        self._make_connection = make_connection
+        self._permits = asyncio.Semaphore(max_connections)
+        self._context = context
+        self._reporter = reporter
+        self._loop = asyncio.get_running_loop()
+        self._connections: set[asyncio.Task[None]] = set()
+        self._accepting: list[asyncio.Task[None]] = []
+        self._in_accept: set[socket.socket] = set()
+        self._freed = asyncio.Event()
+        self._full = False
+        self._stopping = False
+
+    def __len__(self) -> int:
+        """Connections at this moment, those in their handshake included."""
+        return len(self._connections)
+
+    def start(self) -> None:
+        self._accepting = [self._loop.create_task(self._accept_all(listening)) for listening in self._sockets]
+
+    async def stop(self) -> None:
+        """Accept no more, and close the listening sockets. Connections stay; `wait_closed` waits for them."""
+        self._stopping = True
+        for listening, accepting in zip(self._sockets, self._accepting, strict=True):
+            if listening not in self._in_accept or not _wake(listening):
+                accepting.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for listening in self._sockets:
+            listening.close()
+
+    async def wait_closed(self) -> None:
+        """Until every connection has ended."""
+        while self._connections:
+            await asyncio.wait(self._connections)
+
+    def abort(self) -> None:
+        """End all connections now, also those in their handshake."""
+        for connection in self._connections:
+            connection.cancel()
+
+    async def _accept_all(self, listening: socket.socket) -> None:
+        while not self._stopping:
+            self._note_fullness()
+            await self._permits.acquire()
+            try:
+                accepted = await self._accept_one(listening)
+            except BaseException:
+                self._permits.release()
+                raise
+            if accepted is None:
+                self._permits.release()
+                continue
+            connection = self._loop.create_task(self._see_through(accepted))
+            self._connections.add(connection)
+            connection.add_done_callback(self._ended)
+
+    async def _accept_one(self, listening: socket.socket) -> socket.socket | None:
+        """The next connection; None where the listener stops meanwhile."""
+        failures = 0
+        while not self._stopping:
+            self._in_accept.add(listening)
+            try:
+                accepted, _ = await self._loop.sock_accept(listening)
+            except OSError as error:
+                if self._stopping or error.errno in _PEER_GONE:
+                    continue
+                backoff = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+                failures += 1
+                self._reporter.error(
+                    "cannot accept; waiting for connections to close", error=str(error), seconds=backoff
+                )
+                self._in_accept.discard(listening)
+                await self._wait_for_a_close(backoff)
+            else:
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return accepted
+            finally:
+                self._in_accept.discard(listening)
+        return None
+
+    async def _wait_for_a_close(self, seconds: float) -> None:
+        self._freed.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._freed.wait()
+        except TimeoutError:
+            pass
+
+    async def _see_through(self, accepted: socket.socket) -> None:
+        """Handshake, conversation, end. The permit is back when this task is done."""
+        peer = _peer(accepted)
+        timeouts = (
+            {}
+            if self._context is None
+            else {
+                "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_SECONDS,
+                "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT_SECONDS,
+            }
+        )
+        connection = self._make_connection()
+        try:
+            # uvloop does not return the protocol that it was given.
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: connection, accepted, ssl=self._context, **timeouts
+            )
+        except (OSError, asyncio.CancelledError) as error:
+            accepted.close()
+            self._reporter.debug("no connection", peer=peer, error=str(error) or type(error).__name__)
+            return
+        try:
+            # Not awaited directly: cancelling this task must not cancel the future.
+            await asyncio.wait([connection.closed])
+        except asyncio.CancelledError:
+            transport.abort()
+            await asyncio.wait([connection.closed])
+
+    def _ended(self, connection: asyncio.Task[None]) -> None:
+        self._connections.discard(connection)
+        self._permits.release()
+        self._freed.set()
+        if not connection.cancelled() and (error := connection.exception()) is not None:
+            self._reporter.error("a connection's task failed", exc_info=error)
+
+    def _note_fullness(self) -> None:
+        """Say once that the limit is reached, and once more only after a tenth of it was free."""
+        if self._permits.locked():
+            if not self._full:
+                self._full = True
+                self._reporter.warning(
+                    "connection limit reached; new clients wait in the backlog",
+                    max_tcp_connections=self.max_connections,
+                )
+        elif len(self._connections) <= self.max_connections * 0.9:
+            self._full = False
+
+
+def _wake(listening: socket.socket) -> bool:
+    """End a pending accept with an error: to cancel it could swallow a connection that has just come."""
+    try:
+        listening.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return False  # not every system lets a listening socket be shut down
+    return True
+
+
+def _peer(accepted: socket.socket) -> str:
+    try:
+        host, port, *_ = accepted.getpeername()
+    except OSError:
+        return "gone"
+    return f"{host}:{port}"

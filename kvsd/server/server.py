@@ -1,0 +1,330 @@
+"""The whole daemon: what is started in which order, and how it stops.
+
+Owns: start-up, the ready state, draining, signals. Must not know messages, nor what is in a table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import resource
+import signal
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from structlog.typing import FilteringBoundLogger
+
+from kvsd.config import Config
+from kvsd.errors import ConfigError, StorageError, TableUnavailable
+from kvsd.protocol.decoder import Limits
+from kvsd.server.authentication import Authenticator, insecure_users
+from kvsd.server.directory import DataDirectory
+from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
+from kvsd.server.listener import Listener, bind
+from kvsd.server.reporting import make_reporter
+from kvsd.server.session import Services, Session
+from kvsd.server.tls import ensure_certificates, server_context
+from kvsd.table.actor import Pools, TableActor
+from kvsd.table.budget import Budget
+from kvsd.table.log import Log, LogOptions
+from kvsd.table.store import Store
+from kvsd.types import Fsync
+
+_COMMIT_THREADS: Final = 32
+_READ_THREADS: Final = 8
+_SPARE_DESCRIPTORS: Final = 256
+"""Beside connections: segments, sockets, the event loop's own."""
+
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+
+
+class Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Server:
+    """One running daemon: `start`, then `stop`. Use `run`, which sees to both."""
+
+    def __init__(self, config: Config, reporter: FilteringBoundLogger) -> None:
+        self.config = config
+        self.ca_path: Path | None = None
+        """The CA that clients should trust, where it lies beside the server's certificate."""
+        self.recovered_ms = 0
+        self.dispatcher = Dispatcher()
+        self._reporter = reporter
+        self._loop = asyncio.get_running_loop()
+        self._owned = contextlib.AsyncExitStack()
+        self._actors: list[asyncio.Task[None]] = []
+        self._sockets: list[socket.socket] = []
+        self._services: Services
+        self._listener: Listener
+
+    @property
+    def addresses(self) -> list[Address]:
+        return [Address(*listening.getsockname()[:2]) for listening in self._sockets]
+
+    @property
+    def host(self) -> str:
+        return self.addresses[0].host
+
+    @property
+    def port(self) -> int:
+        return self.addresses[0].port
+
+    @property
+    def entries(self) -> int:
+        """Keys that have a value, in all tables."""
+        return sum(map(len, self.dispatcher.actors))
+
+    @property
+    def connections(self) -> int:
+        """Open connections, those in their handshake included."""
+        return len(self._listener)
+
+    def ready_line(self, address: Address) -> str:
+        """What `kvsd serve` prints for each address once it can be connected to."""
+        tls = "off" if self.config.server.disable_tls else "on"
+        return (
+            f"kvsd ready on {address} tls={tls} data={self.config.storage.root_dir} "
+            f"tables={len(self.dispatcher.actors)} unavailable={self.dispatcher.unavailable} "
+            f"entries={self.entries} recovered_ms={self.recovered_ms}"
+        )
+
+    # Start
+
+    async def start(self) -> None:
+        """Check, lock, recover, and listen, in this order; raises ConfigError, and has let go of everything then."""
+        try:
+            self._check_exposure()
+            _raise_descriptor_limit(self.config.server.max_tcp_connections, self._reporter)
+            directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir))
+            context = self._tls_context()
+            authenticator = Authenticator.from_users(self.config.storage.users)
+            self._owned.push_async_callback(authenticator.close)
+            self._sockets = bind(
+                self.config.server.listen_host, self.config.server.listen_port, self.config.server.backlog
+            )
+            for listening in self._sockets:
+                self._owned.callback(listening.close)
+            await self._open_tables(directory)
+            self._services = self._make_services(authenticator)
+            self._listener = Listener(
+                self._sockets,
+                partial(Session, self._services),
+                max_connections=self.config.server.max_tcp_connections,
+                context=context,
+                reporter=self._reporter,
+            )
+        except BaseException:
+            await self._stop_actors()
+            await self._owned.aclose()
+            raise
+        self._listener.start()
+
+    def _check_exposure(self) -> None:
+        """Refuse to be reachable from other machines in a way that gives the data away."""
+        settings, users = self.config.server, self.config.storage.users
+        if not users:
+            raise ConfigError("no users are configured, so nobody could log in; `kvsd init` makes a config with one")
+        if settings.allow_insecure or is_loopback(settings.listen_host):
+            return
+        weak = insecure_users(users)
+        problems = [f"user {username}: {why}" for username, why in weak.items()]
+        if settings.disable_tls:
+            problems.append("TLS is off")
+        if problems:
+            raise ConfigError(
+                f"refusing to listen on {settings.listen_host}, which other machines can reach: {'; '.join(problems)}. "
+                "Mend that (`kvsd passwd` makes a hash), listen on 127.0.0.1, or set server.allow_insecure: true"
+            )
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        settings = self.config.server
+        if settings.disable_tls:
+            self._reporter.warning("TLS is off: passwords and values can be read on the way")
+            return None
+        certificate, key = settings.tls_certificate, settings.tls_key
+        if certificate is None or key is None:
+            missing = "server.tls_certificate" if certificate is None else "server.tls_key"
+            raise ConfigError(f"{missing} is not set; set it (`kvsd init` makes a config), or server.disable_tls: true")
+        created = ensure_certificates(certificate, key, tls_auto=settings.tls_auto, listen_host=settings.listen_host)
+        if created is not None:
+            self._reporter.info("made a local CA and a server certificate", files=[str(file) for file in created.files])
+        beside = certificate.with_name("ca.pem")
+        self.ca_path = created.ca if created is not None else beside if beside.exists() else self.config.client.ca
+        return server_context(certificate, key, settings.tls_key_passphrase)
+
+    async def _open_tables(self, directory: DataDirectory) -> None:
+        settings = self.config.storage
+        if settings.fsync is not Fsync.ALWAYS:
+            lost = (
+                f"up to {settings.fsync_interval_ms} ms of acknowledged writes"
+                if settings.fsync is Fsync.INTERVAL
+                else "any number of acknowledged writes"
+            )
+            self._reporter.warning(f"fsync: {settings.fsync}; a power loss can take {lost}")
+        pools = Pools(
+            commits=ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="kvsd-commit"),
+            reads=ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="kvsd-read"),
+        )
+        for pool in (pools.commits, pools.reads):
+            self._owned.callback(pool.shutdown)
+        started = time.monotonic()
+        names = sorted({DEFAULT_TABLE, *directory.tables()})
+        for name in names:
+            await self._open_table(directory, name, pools, settings.cache_bytes // len(names))
+        self.recovered_ms = round((time.monotonic() - started) * 1000)
+
+    async def _open_table(self, directory: DataDirectory, name: TableName, pools: Pools, cache_bytes: int) -> None:
+        """A table that cannot be opened does not keep the others from being served."""
+        settings = self.config.storage
+        options = LogOptions(settings.fsync, settings.segment_bytes)
+        store = Store(Log(directory.folder(name), options), cache_bytes=cache_bytes)
+        try:
+            await self._loop.run_in_executor(pools.commits, store.recover)
+        except StorageError as error:
+            self._reporter.critical("a table cannot be opened", table=str(name), error=str(error))
+            self.dispatcher.add(name, error)
+            return
+        except OSError as error:
+            self._reporter.critical("a table cannot be opened", table=str(name), error=str(error))
+            self.dispatcher.add(name, TableUnavailable(f"table {name} cannot be opened: {error}; check the disk"))
+            return
+        if store.log.torn_tail:
+            self._reporter.warning("an interrupted append was cut off and set aside", table=str(name))
+        actor = TableActor(str(name), store, pools, self._reporter, fsync_interval_ms=settings.fsync_interval_ms)
+        self.dispatcher.add(name, actor)
+        self._actors.append(self._loop.create_task(actor.run(), name=f"table {name}"))
+
+    def _make_services(self, authenticator: Authenticator) -> Services:
+        settings, storage = self.config.server, self.config.storage
+        return Services(
+            authenticator=authenticator,
+            dispatcher=self.dispatcher,
+            budget=Budget(settings.memory_bytes),
+            limits=Limits.of(storage.max_key_bytes, storage.max_value_bytes),
+            reporter=self._reporter,
+            authenticate_timeout_seconds=settings.authenticate_timeout_milliseconds / 1000,
+            idle_timeout_seconds=settings.idle_timeout_seconds,
+            write_timeout_seconds=settings.write_timeout_seconds,
+        )
+
+    # Stop
+
+    async def stop(self) -> None:
+        """Accept no more, answer what is in flight, seal the logs, and let go of everything.
+
+        Connections that are not done within `server.drain_timeout_seconds` are cut.
+        """
+        await self._listener.stop()
+        for session in list(self._services.sessions):
+            session.drain()
+        try:
+            async with asyncio.timeout(self.config.server.drain_timeout_seconds):
+                await self._listener.wait_closed()
+        except TimeoutError:
+            self._reporter.warning("connections cut at the end of the drain", connections=self.connections)
+            self._listener.abort()
+            await self._listener.wait_closed()
+        await self._stop_actors()
+        await self._owned.aclose()
+
+    async def _stop_actors(self) -> None:
+        for actor in self.dispatcher.actors:
+            await actor.mailbox.put(None)
+        await asyncio.gather(*self._actors)
+
+
+@contextlib.asynccontextmanager
+async def run(config: Config, reporter: FilteringBoundLogger | None = None) -> AsyncIterator[Server]:
+    """A running server within the caller's event loop; leaving the block drains it. Raises ConfigError."""
+    server = Server(config, reporter or make_reporter(config.server.log_level, config.server.log_format))
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def serve(config: Config, on_ready: Callable[[Server], None]) -> None:
+    """Run until SIGINT, SIGTERM or SIGQUIT and drain then; a second signal ends the process at once.
+
+    Raises ConfigError where the server cannot start. Uses uvloop where it runs.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(config, on_ready))
+
+
+async def _serve(config: Config, on_ready: Callable[[Server], None]) -> None:
+    loop = asyncio.get_running_loop()
+    reporter = make_reporter(config.server.log_level, config.server.log_format)
+    stopping = asyncio.Event()
+
+    def stop(number: int) -> None:
+        name = signal.Signals(number).name
+        if stopping.is_set():
+            # Everything acknowledged is on disk; a thread that hangs in a sync would keep sys.exit waiting.
+            reporter.warning("stopping at once", signal=name)
+            os._exit(128 + number)
+        reporter.info("draining", signal=name)
+        stopping.set()
+
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    loop.set_exception_handler(partial(_report, reporter))
+    async with run(config, reporter) as server:
+        on_ready(server)
+        await stopping.wait()
+    reporter.info("stopped")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _report(reporter: FilteringBoundLogger, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What the loop could not hand to anyone: a peer's broken TLS is its own affair, the rest is a fault of ours."""
+    error = context.get("exception")
+    if isinstance(error, OSError):
+        reporter.debug(context["message"], error=str(error))
+    else:
+        reporter.error(context["message"], exc_info=error)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether all addresses of `host` can be reached from this machine only; raises ConfigError for an unknown one."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        raise ConfigError(f"cannot listen on {host}: {error.strerror}; check server.listen_host") from error
+    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
+
+
+def _raise_descriptor_limit(connections: int, reporter: FilteringBoundLogger) -> None:
+    wanted = connections + _SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < possible:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+            soft = possible
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        reporter.warning(
+            "fewer descriptors than connections; raise `ulimit -n`", descriptors=soft, max_tcp_connections=connections
+        )
