@@ -64,7 +64,8 @@ def no_handshake(settings: ConnectSettings, seconds: float) -> Timeout:
 def no_reply(settings: ConnectSettings, *, may_be_applied: bool) -> Timeout:
     """For a call that took longer than the settings allow."""
     return Timeout(
-        f"no reply from the server at {settings.address} within {settings.timeout_seconds:.3g} s" + _fate(may_be_applied),
+        f"no reply from the server at {settings.address} within {settings.timeout_seconds:.3g} s"
+        + _fate(may_be_applied),
         may_be_applied=may_be_applied,
     )
 

@@ -1,10 +1,9 @@
-"""The asyncio client: sharing one connection, cancellation, backpressure, closing."""
+"""The asyncio client: sharing one connection, backpressure, losses, closing."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import random
 import ssl
 import threading
 from collections.abc import Callable
@@ -46,48 +45,6 @@ async def _nothing_is_left() -> object:
 async def turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-@pytest.mark.parametrize("seed", range(4))
-async def test_cancelled_and_timed_out_calls_never_shift_the_replies_of_the_others(
-    context: Context, settings: Settings, seed: int
-) -> None:
-    chance = random.Random(seed)
-    right, gone = 0, 0
-
-    async def ask(client: Client, name: str) -> None:
-        nonlocal right, gone
-        method = client.get if chance.random() < 0.7 else client.delete
-        try:
-            if chance.random() < 0.3:
-                async with asyncio.timeout(chance.uniform(0, 0.01)):
-                    reply = await method(name)
-            else:
-                reply = await method(name)
-        except (asyncio.CancelledError, TimeoutError):
-            gone += 1
-            raise
-        assert reply == name[::-1].encode()
-        right += 1
-
-    async def cancel_some(tasks: list[asyncio.Task[None]]) -> None:
-        for task in chance.sample(tasks, len(tasks) // 3):
-            await turns(chance.randrange(3))
-            task.cancel()
-
-    async with EchoServer(seed, context) as server, asyncio.timeout(30):
-        async with Client(settings(server.port)) as client:
-            for wave in range(3):
-                tasks = [
-                    asyncio.create_task(ask(client, f"{seed}-{wave}-{n}-{chance.randrange(10**6)}")) for n in range(300)
-                ]
-                await cancel_some(tasks)
-                for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-                    assert outcome is None or isinstance(outcome, asyncio.CancelledError | TimeoutError)
-            assert await client.get("the last one") == b"eno tsal eht"
-        assert server.connections == 1
-    assert right > 100
-    assert gone > 100
 
 
 async def test_concurrent_first_calls_share_one_connection(context: Context, settings: Settings) -> None:
@@ -242,10 +199,10 @@ async def test_a_silent_connection_gets_no_more_calls_and_keeps_those_it_has(
         peer.wait_for_end()
 
     with FakeServer(stuck, replay([GET], [RUST]), context=context) as server:
-        async with asyncio.timeout(10), Client(settings(server.port, timeout_seconds=0.3)) as client:
+        async with asyncio.timeout(10), Client(settings(server.port, timeout_seconds=0.15)) as client:
             first = client._connection = await Connection.open(client._settings, client._context)
-            started = asyncio.get_running_loop().time()
-            while first.was_heard_since(started):  # so that the login does not count as a sign of life
+            # So that the login does not count as a sign of life: the clock of some loops has whole milliseconds.
+            while first.was_heard_since(asyncio.get_running_loop().time()):
                 await asyncio.sleep(0)
             with pytest.raises(Timeout, match="no reply"):
                 await client.get("hello")

@@ -191,7 +191,7 @@ def test_a_server_that_stays_busy_is_reported_as_busy_within_the_timeout(
 
     with (
         FakeServer(busy, context=context) as server,
-        shell(settings(server.port, timeout_seconds=0.3)) as client,
+        shell(settings(server.port, timeout_seconds=0.15)) as client,
         pytest.raises(Busy, match="too much to do"),
     ):
         client.get("hello")
@@ -307,8 +307,8 @@ def test_a_reply_that_never_comes_is_a_timeout_that_says_what_may_have_happened(
 
     with (
         FakeServer(silent, context=context) as server,
-        shell(settings(server.port, timeout_seconds=0.2)) as client,
-        pytest.raises(Timeout, match=r"no reply .* within 0.2 s; .* may have been carried out") as caught,
+        shell(settings(server.port, timeout_seconds=0.1)) as client,
+        pytest.raises(Timeout, match=r"no reply .* within 0.1 s; .* may have been carried out") as caught,
     ):
         client.set("hello", "rust")
     assert caught.value.may_be_applied
@@ -332,7 +332,7 @@ def test_the_reply_of_a_timed_out_call_is_never_taken_for_the_next_one(
 
     with (
         FakeServer(late, replay([GET], [RUST]), context=context) as server,
-        shell(settings(server.port, timeout_seconds=0.5)) as client,
+        shell(settings(server.port, timeout_seconds=0.15)) as client,
     ):
         with pytest.raises(Timeout):
             client.get("hello")
@@ -346,8 +346,8 @@ def test_a_server_that_never_answers_the_login_may_be_full(shell: type, context:
 
     with (
         FakeServer(silent, context=context) as server,
-        shell(settings(server.port, connect_timeout_seconds=0.2)) as client,
-        pytest.raises(Timeout, match=r"accepted no handshake within 0.2 s; it may be full") as caught,
+        shell(settings(server.port, connect_timeout_seconds=0.1)) as client,
+        pytest.raises(Timeout, match=r"accepted no handshake within 0.1 s; it may be full") as caught,
     ):
         client.set("hello", "rust")
     assert not caught.value.may_be_applied

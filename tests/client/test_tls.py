@@ -177,7 +177,7 @@ def test_a_plain_client_at_a_tls_port_is_told_so(shell: type, answer: bytes) -> 
 def test_a_handshake_that_is_never_answered_may_be_a_full_server(shell: type, tmp_path: Path) -> None:
     ca, _ = make(tmp_path)
     with FakeServer(Peer.wait_for_end) as server:
-        error = tells(shell, settings_for(ca, port=server.port, connect_timeout_seconds=0.2))
+        error = tells(shell, settings_for(ca, port=server.port, connect_timeout_seconds=0.1))
     assert isinstance(error, Timeout)
-    assert "accepted no handshake within 0.2 s; it may be full (server.max_tcp_connections)" in str(error)
+    assert "accepted no handshake within 0.1 s; it may be full (server.max_tcp_connections)" in str(error)
     assert not error.may_be_applied

@@ -1,0 +1,69 @@
+"""The directions of imports between the packages, and what an import must not cost."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import kvsd
+import pytest
+
+ROOT = Path(kvsd.__file__).parent
+
+EVERYONE = {"types", "errors"}
+ALLOWED = {
+    "types": set(),
+    "errors": set(),
+    "protocol": EVERYONE,
+    "table": EVERYONE,
+    "url": EVERYONE | {"config"},
+    "config": EVERYONE,
+    "client": EVERYONE | {"protocol", "url", "config"},
+    "aio": {"client"},
+    "server": EVERYONE | {"protocol", "table", "config"},
+    "cli": EVERYONE | {"server", "client", "config", "url"},
+    "__init__": EVERYONE | {"client", "aio"},
+    "__main__": {"cli"},
+}
+NO_ASYNCIO = ["table/entry.py", "table/log.py", "table/index.py", "table/store.py", "table/segment.py", "table/scan.py"]
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        match node:
+            case ast.Import():
+                found.update(alias.name for alias in node.names)
+            case ast.ImportFrom(module=str(module), level=0):
+                found.update([module] if module != "kvsd" else (f"kvsd.{alias.name}" for alias in node.names))
+            case ast.ImportFrom():
+                pytest.fail(f"{path}: relative import; the project names its modules in full")
+    return found
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = part_of(path)
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("kvsd.")}
+    assert used - {part} <= ALLOWED[part]
+
+
+@pytest.mark.parametrize("name", NO_ASYNCIO)
+def test_the_synchronous_core_knows_no_asyncio(name: str) -> None:
+    assert "asyncio" not in imports(ROOT / name)
+
+
+@pytest.mark.parametrize("part", ["protocol"])
+def test_the_protocol_is_pure(part: str) -> None:
+    for path in (ROOT / part).glob("*.py"):
+        assert not imports(path) & {"asyncio", "socket", "ssl", "time", "threading", "os"}
+
+
+def test_the_blocking_client_loads_nothing_heavy() -> None:
+    code = "import sys, kvsd; kvsd.connect; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert not {"asyncio", "structlog", "cryptography", "rich", "yaml", "typer"} & set(loaded.split())
