@@ -106,7 +106,7 @@ class Connection:
                 self._sent_bytes = max(sent - greeting_bytes, 0)
         except TimeoutError:
             raise
-        except OSError:
+        except ZeroDivisionError:
             return
 
     def _await(self, outcome: Outcome[R], deadline: float) -> None:

@@ -16,7 +16,7 @@ _ENTRY_BYTES: Final = 240
 
 class ValueCache:
     """Least recently used goes first. A hit costs 28 ns for the move, twice what a CLOCK bit in a set would cost,
-    and needs no second structure and no sweep (docs/decisions/0002-lru-cache.md)."""
+    and needs no second structure and no sweep (docs/decisions/0001-lru-cache.md)."""
 
     __slots__ = ("_limit_bytes", "_values", "used_bytes")
 

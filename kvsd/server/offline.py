@@ -1,0 +1,54 @@
+"""Work on a data directory whose server is not running.
+
+Owns: taking the server's own lock, and committing without an event loop. Must not know where the values come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from kvsd.errors import ConfigError
+from kvsd.server.directory import DataDirectory
+from kvsd.server.dispatcher import DEFAULT_TABLE
+from kvsd.table.log import Log, LogOptions
+from kvsd.table.store import Store
+from kvsd.types import Key, Value
+
+_GROUP_BYTES: Final = 4 << 20
+
+
+def write(root: Path, items: Iterable[tuple[Key, Value]], *, segment_bytes: int) -> int:
+    """Set all `items` in `default/default` under `root`, synced and sealed; returns how many.
+
+    Raises ConfigError where the directory is in use, CorruptLog where its table is damaged, and ConfigError naming
+    the disk's error; what was written before an error stays.
+    """
+    with DataDirectory(root) as directory:
+        folder = directory.folder(DEFAULT_TABLE)
+        store = Store(Log(folder, LogOptions(segment_bytes=segment_bytes)), cache_bytes=0)
+        try:
+            store.recover()
+            written = group_bytes = 0
+            for key, value in items:
+                store.set(key, value)
+                written += 1
+                group_bytes += len(key) + len(value)
+                if group_bytes >= _GROUP_BYTES:
+                    _commit(store)
+                    group_bytes = 0
+            _commit(store)
+            store.log.finish().run()
+        except OSError as error:
+            raise ConfigError(f"cannot write to {folder}: {error.strerror}; make room or check the disk") from error
+        finally:
+            store.log.close()
+    return written
+
+
+def _commit(store: Store) -> None:
+    commit = store.take()
+    if commit is not None:
+        commit.append.run()
+        store.committed(commit)
