@@ -150,7 +150,7 @@ class ConnectionLost(KvsdError):
         self.may_be_applied = may_be_applied
 
 
-class Timeout(KvsdError):  # noqa: N818 - the name that the design gives it
+class Timeout(KvsdError):
     """No reply in time; `may_be_applied` says whether the request may still take effect."""
 
     code = "TIMEOUT"

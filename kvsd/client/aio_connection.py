@@ -116,17 +116,11 @@ class Connection(asyncio.BufferedProtocol):
             raise self._conversation.loss(None, may_be_applied=False)
         waiter: asyncio.Future[R] = self._loop.create_future()
         self._write(self._conversation.send(call, waiter))
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if not waiter.cancelled():
-                # It failed and was cancelled in one turn of the loop; asyncio would complain that nobody looked.
-                waiter.exception()
-            raise
+        return await waiter
 
     def was_heard_since(self, moment: float) -> bool:
         """Whether anything came from the server after `moment` of the loop's clock."""
-        return self._heard_at >= moment
+        return self._heard_at > moment
 
     def is_stale(self) -> bool:
         """Whether the end of an idle connection is there, and the loop has not come to read it."""
@@ -140,9 +134,8 @@ class Connection(asyncio.BufferedProtocol):
     async def close(self) -> None:
         """Fail the calls that wait, part from the server in order, and wait for the end, for about a second."""
         if self._transport is not None and not self.is_gone:
-            self._flush()
             self._reason = failures.closed_by_us(self._settings)
-            self._conversation.end(self._reason)
+            self._conversation.end(self._reason, unsent=len(self._outbox))
             self._transport.close()
             await asyncio.wait([self._lost], timeout=GOODBYE_SECONDS)
             await self.abort()
@@ -154,7 +147,7 @@ class Connection(asyncio.BufferedProtocol):
             await asyncio.wait([self._lost])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not an assert: uvloop's TLS transport is one in all but name.
+        # Nothing checks this: uvloop's TLS transport is one in all but name.
         self._transport = cast("asyncio.Transport", transport)
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._room.set()

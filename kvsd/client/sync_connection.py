@@ -106,7 +106,7 @@ class Connection:
                 self._sent_bytes = max(sent - greeting_bytes, 0)
         except TimeoutError:
             raise
-        except ZeroDivisionError:
+        except OSError:
             return
 
     def _await(self, outcome: Outcome[R], deadline: float) -> None:

@@ -17,7 +17,7 @@ from zlib import crc32
 from kvsd.table import recovery
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
 from kvsd.table.medium import Medium
-from kvsd.table.recovery import Record
+from kvsd.table.scan import Record
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader
 from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
 from kvsd.types import Fsync, Key, Value
@@ -153,7 +153,7 @@ class Log:
         tail.count += 1
         tail.last_seq = seq
         tail.digest = tail.digest + header_crc & DIGEST_MASK
-        return seq, tail.header.segment_id << 32 | offset
+        return seq, tail.header.position(offset)
 
     def _next_timestamp_us(self) -> int:
         """Strictly rising, whatever the clock does."""

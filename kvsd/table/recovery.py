@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from kvsd.errors import CorruptLog
 from kvsd.table.entry import HEADER, HEADER_BYTES, Header, encode_seal, header_is_intact
 from kvsd.table.medium import Medium
-from kvsd.table.scan import Scan
+from kvsd.table.scan import Record, Scan
 from kvsd.table.segment import (
     SEGMENT_HEADER_BYTES,
     TEMPORARY,
@@ -21,16 +21,11 @@ from kvsd.table.segment import (
     SegmentHeader,
     parse_name,
 )
-from kvsd.types import Key
 
 SEQ_GAP: Final = 1 << 32
 """Left after a crash in which numbers may have been seen that never reached the disk."""
 
 _COPY_BYTES: Final = 4 << 20
-
-
-Record: TypeAlias = tuple[int, Key, int, int, int]
-"""kind, key, seq, position, value_bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +54,7 @@ def recover(
         for segment in segments:
             _check_continues(segment, covered_through)
             scan = Scan(segment, whole_batches=segment is segments[-1])
-            base = segment.header.segment_id << 32
-            for kind, key, seq, offset, value_bytes in scan:
-                yield kind, key, seq, base | offset, value_bytes
+            yield from scan
             if segment is not segments[-1]:
                 _check_sealed(scan)
                 covered_through = scan.covered_through

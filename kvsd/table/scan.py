@@ -17,7 +17,7 @@ from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment
 from kvsd.types import Key
 
 Record: TypeAlias = tuple[int, Key, int, int, int]
-"""kind, key, seq, offset of the entry in its segment, value_bytes."""
+"""kind, key, seq, position, value_bytes."""
 
 _WINDOW_BYTES: Final = 4 << 20
 
@@ -61,6 +61,7 @@ class Scan:
         last_seq, last_timestamp = segment.header.base_seq, self.last_timestamp_us
         batch: list[Record] = []
         digest = count = 0
+        segment_position = segment.header.position(0)
         base = SEGMENT_HEADER_BYTES
         data = medium.read(fd, _WINDOW_BYTES, base)
         at = 0
@@ -119,7 +120,7 @@ class Scan:
                 if batch_index != len(batch):
                     self.ended_because = "a batch is incomplete"
                     break
-                batch.append((kind, key, seq, offset, value_bytes))
+                batch.append((kind, key, seq, segment_position | offset, value_bytes))
                 if len(batch) < batch_count:
                     continue
                 yield from batch
@@ -128,7 +129,7 @@ class Scan:
                 if batch:
                     self.ended_because = "a batch is incomplete"
                     break
-                yield kind, key, seq, offset, value_bytes
+                yield kind, key, seq, segment_position | offset, value_bytes
             # Only what was yielded is accepted: an unfinished batch must leave no trace in these.
             self.accepted_to = base + at
             self.count, self.digest = count, digest

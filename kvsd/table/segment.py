@@ -100,6 +100,10 @@ class SegmentHeader:
             raise CorruptLog(f"{path}: the segment header's checksum is wrong", str(path), 0)
         return cls(*_LAYOUT.unpack(fields)[4:])
 
+    def position(self, offset: int) -> int:
+        """A place in the log as one number that rises with the segments."""
+        return self.segment_id << 32 | offset
+
     @property
     def crc_seed(self) -> int:
         """What an entry's header_crc starts from at offset 0."""

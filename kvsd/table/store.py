@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kvsd.table import index
 from kvsd.table.cache import ValueCache
-from kvsd.table.entry import TOMBSTONES, Kind
+from kvsd.table.entry import Kind
 from kvsd.table.index import Index, Location
 from kvsd.table.log import Log, Read
 from kvsd.table.work import Append
@@ -58,14 +58,7 @@ class Store:
 
         Raises CorruptLog or UnsupportedFormat, or OSError from the disk; the store is unusable then.
         """
-        put = self._index.put
-        for kind, key, seq, position, value_bytes in self.log.recover():
-            if kind == Kind.SET:
-                put(key, index.pack(seq, position, value_bytes))
-            elif kind in TOMBSTONES:
-                put(key, index.pack(seq, position, 0, index.TOMBSTONE))
-            elif kind == Kind.CLEAR:
-                self._index.clear()
+        self._index.replay(self.log.recover())
 
     def get(self, key: Key) -> Value | Read | None:
         """The committed value, None where there is none, or a Read where only the disk has it.

@@ -185,6 +185,44 @@ async def test_a_write_that_never_left_is_sent_on_another_connection(settings: S
         assert server.connections == 2
 
 
+async def test_an_end_that_a_held_up_loop_has_not_read_is_seen_before_anything_is_sent(
+    settings: Settings, context: Context
+) -> None:
+    def short(peer: Peer) -> None:
+        peer.log_in()
+        peer.expect(SET)
+        peer.send(NULL)
+
+    with FakeServer(short, context=context) as server:
+        async with asyncio.timeout(10), Client(settings(server.port)) as client:
+            for _ in range(3):
+                await client.set("hello", "rust")
+                server.wait_for_last()  # blocks the loop
+        assert server.connections == 3
+
+
+async def test_an_opening_that_fails_when_every_caller_has_left_leaves_no_complaint(
+    settings: Settings, context: Context
+) -> None:
+    arrived, left = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        arrived.set()
+        assert left.wait(10)
+
+    with FakeServer(script, context=context) as server:
+        async with asyncio.timeout(10), Client(settings(server.port)) as client:
+            call = asyncio.create_task(client.get("hello"))
+            while not arrived.is_set():
+                await asyncio.sleep(0)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            left.set()
+            while client._opening is not None:
+                await asyncio.sleep(0)
+
+
 async def test_a_silent_connection_gets_no_more_calls_and_keeps_those_it_has(
     settings: Settings, context: Context
 ) -> None:
@@ -201,9 +239,6 @@ async def test_a_silent_connection_gets_no_more_calls_and_keeps_those_it_has(
     with FakeServer(stuck, replay([GET], [RUST]), context=context) as server:
         async with asyncio.timeout(10), Client(settings(server.port, timeout_seconds=0.15)) as client:
             first = client._connection = await Connection.open(client._settings, client._context)
-            # So that the login does not count as a sign of life: the clock of some loops has whole milliseconds.
-            while first.was_heard_since(asyncio.get_running_loop().time()):
-                await asyncio.sleep(0)
             with pytest.raises(Timeout, match="no reply"):
                 await client.get("hello")
             late = asyncio.create_task(first.run(calls.set_("hello", "rust")))
@@ -225,6 +260,8 @@ async def test_a_retired_connection_ends_in_time_whatever_the_server_does(settin
             with pytest.raises(ConnectionLost, match="was silent"):
                 await connection.run(calls.set_("hello", "rust"))
             await connection.abort()
+            assert connection._retirement is not None
+            assert connection._retirement.cancelled()
 
 
 async def test_a_failure_and_a_cancellation_in_one_turn_leave_no_complaint(

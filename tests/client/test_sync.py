@@ -159,9 +159,10 @@ def test_an_interrupted_call_takes_its_connection_with_it(
         raise KeyboardInterrupt
 
     with (
-        FakeServer(replay([GET], [encode(Success(b"late"))]), replay([GET], [RUST]), context=context) as server,
+        FakeServer(replay([GET] * 2, [RUST, b"late"]), replay([GET], [RUST]), context=context) as server,
         Client(settings(server.port)) as client,
     ):
+        assert client.get("hello") == b"rust"
         monkeypatch.setattr(Conversation, "receive", interrupt)
         with pytest.raises(KeyboardInterrupt):
             client.get("hello")

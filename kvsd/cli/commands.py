@@ -1,0 +1,99 @@
+"""The commands by name.
+
+Owns: which there are, in the order of the help, and the step from arguments to the function that runs. Must not
+import any of them before it is needed.
+"""
+
+from importlib import import_module
+from typing import Annotated, Final, cast
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+import kvsd
+from kvsd.cli.app import new_command, show_help
+from kvsd.cli.failures import UsageError
+from kvsd.cli.output import Output
+
+_COMMANDS: Final = (
+    *("init", "serve"),
+    *("set", "get", "delete", "ping"),
+    *("config", "certs", "passwd", "version"),
+)
+"""Each is the `app` of the module of its name."""
+
+_ALIASES: Final = {"server": "serve"}
+"""The Rust program's names."""
+
+_ParsingError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
+"""The base of all that typer raises about arguments; it moved between typer's versions and has no public name."""
+
+
+class _Commands(TyperGroup):
+    """Imports a command when it is called, and all of them to list them."""
+
+    def list_commands(self, ctx: object) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: object, cmd_name: str) -> TyperCommand | TyperGroup:
+        name = _ALIASES.get(cmd_name, cmd_name)
+        if name not in _COMMANDS:
+            raise UsageError(f"there is no command {cmd_name!r}{_did_you_mean(name)}; `kvsd --help` lists all")
+        command = get_command(import_module(f"kvsd.cli.{name}").app)
+        assert isinstance(command, TyperCommand | TyperGroup)
+        return command
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command that `arguments` name; its exit status. Raises whatever the command does, and UsageError."""
+    kvsd_command = get_command(_app)
+    try:
+        with kvsd_command.make_context("kvsd", arguments) as context:
+            kvsd_command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except _ParsingError as error:
+        misuse = cast("typer.BadParameter", error)
+        command = misuse.ctx.command_path if misuse.ctx else "kvsd"
+        what = misuse.format_message().rstrip(".")
+        raise UsageError(f"{what[:1].lower()}{what[1:]}; `{command} --help` shows what it takes") from None
+    return 0
+
+
+def _did_you_mean(name: str) -> str:
+    # Imported here: needed for mistakes only.
+    from difflib import get_close_matches
+
+    nearest = get_close_matches(name, _COMMANDS, n=1)
+    return f", did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Output().line(f"kvsd {kvsd.__version__}")
+        raise typer.Exit
+
+
+_app = new_command()
+
+
+@_app.callback(cls=_Commands, invoke_without_command=True)
+def _kvsd(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """kvsd: a persistent key-value daemon, and its client.
+
+    \b
+    Examples:
+      kvsd init                  make a config.yaml and certificates here
+      kvsd serve                 run the server, in the folder of a config.yaml
+      kvsd set hello world       in the same folder: store a value
+      kvsd get hello             read it
+
+    Settings come from flags, then the environment (KVSD_...), then the config file; `kvsd config show` tells which.
+    """
+    show_help(context)

@@ -1,0 +1,93 @@
+"""`kvsd config`: which settings hold, and where they come from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from kvsd.cli.app import ConfigOption, JsonOption, new_group
+from kvsd.cli.output import Output, in_colour, on_terminal, printable
+from kvsd.config import SETTINGS, USERS, Config, load
+
+app = new_group("Show and check the configuration.")
+
+
+class _Row(NamedTuple):
+    name: str
+    value: str
+    origin: str
+
+
+@app.command()
+def show(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show every setting, its value, and where that comes from; secrets are hidden.
+
+    A pipe gets a line for each setting, with tabs between name, value and origin.
+
+    \b
+    Examples:
+      kvsd config show
+      kvsd config show | grep tls
+      kvsd config show --json
+    """
+    output = Output(as_json=json)
+    settings = _load(config, output)
+    if json:
+        output.document({row.name: {"value": row.value, "origin": row.origin} for row in _rows(settings)})
+    elif on_terminal():
+        _print_table(list(_rows(settings)))
+    else:
+        for row in _rows(settings):
+            output.line("\t".join(row))
+
+
+@app.command()
+def check(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Check the config file and the environment; prints OK, or what is wrong and where.
+
+    \b
+    Examples:
+      kvsd config check
+      kvsd config check --config new.yaml
+    """
+    output = Output(as_json=json)
+    settings = _load(config, output, file_required=True)
+    if json:
+        output.document({"file": str(settings.path), "status": "OK"})
+    else:
+        output.line(f"OK {settings.path}")
+
+
+def _load(config: str | None, output: Output, *, file_required: bool = False) -> Config:
+    settings = load(None if config is None else Path(config), file_required=file_required)
+    for warning in settings.warnings:
+        output.warning(warning)
+    return settings
+
+
+def _rows(config: Config) -> Iterator[_Row]:
+    for name, setting in SETTINGS.items():
+        yield _Row(name, setting.shown(config.value(name)), config.origins[name])
+    users = ", ".join(user.username for user in config.storage.users) or "(none)"
+    yield _Row(USERS, users, config.origins[USERS])
+
+
+def _print_table(rows: list[_Row]) -> None:
+    """A table as wide as the terminal, one part a section; what does not fit goes on in the next line."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("setting", "value", "from", box=None, pad_edge=False, header_style="bold")
+    for column in table.columns:
+        column.overflow = "fold"
+    section = ""
+    for row in rows:
+        if not row.name.startswith(f"{section}."):
+            section = row.name.partition(".")[0]
+            table.add_row(Text(section, "bold"))
+        # Text: brackets in a value are no markup.
+        cells = (f"  {row.name.partition('.')[2]}", row.value, row.origin)
+        table.add_row(*(Text(printable(cell.encode("utf-8", "surrogateescape"))) for cell in cells))
+    Console(no_color=not in_colour(sys.stdout), highlight=False).print(table)

@@ -1,0 +1,25 @@
+"""The errors that only the command line knows, beside those of `kvsd.errors`."""
+
+from __future__ import annotations
+
+from kvsd.errors import KvsdError
+
+
+class CommandFailed(KvsdError):  # noqa: N818 - named like its siblings in kvsd.errors
+    """Something on this side of the connection: a file, the output."""
+
+    code = "FAILED"
+
+
+class UsageError(KvsdError):
+    """The arguments make no sense."""
+
+    code = "USAGE"
+    exit_status = 2
+
+
+class KeyNotFound(KvsdError):  # noqa: N818 - named like its siblings in kvsd.errors
+    """The key is absent. To the clients that is no error; to a shell script it is one it can ask for."""
+
+    code = "NOT_FOUND"
+    exit_status = 3

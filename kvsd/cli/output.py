@@ -1,0 +1,153 @@
+"""stdout and stderr: data goes to the first; notes, warnings and errors go to the second.
+
+Owns: exact bytes for pipes, what is safe on a terminal, JSON, and the shape of errors. Knows no command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TextIO, TypeAlias
+
+from kvsd.cli.failures import CommandFailed
+
+Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+
+_RED: Final = "31"
+_YELLOW: Final = "33"
+_MAX_COLUMNS: Final = 80
+_STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories that move the cursor, change colours or turn the text around."""
+
+_HARMLESS: Final = frozenset("\n\t\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a command's words go; with `as_json` everything is JSON, one document a line."""
+
+    as_json: bool = False
+
+    def line(self, text: str) -> None:
+        """One line of data, at once."""
+        write(text.encode("utf-8", "surrogateescape") + b"\n")
+
+    def document(self, content: Mapping[str, Json]) -> None:
+        """One line of JSON data, at once; pure ASCII, which is safe on every terminal."""
+        write(_dumped(content).encode() + b"\n")
+
+    def note(self, text: str) -> None:
+        """For a person only: nothing with `as_json`."""
+        if not self.as_json:
+            _say(text)
+
+    def summary(self, text: str, figures: Mapping[str, Json]) -> None:
+        """What the data amounts to, for stderr."""
+        _say(_dumped({"summary": dict(figures)}) if self.as_json else text)
+
+    def warning(self, message: str) -> None:
+        self._report("warning", _YELLOW, message, {"message": message})
+
+    def error(self, code: str, message: str) -> None:
+        self._report("error", _RED, message, {"code": code, "message": message})
+
+    def _report(self, kind: str, colour: str, message: str, content: Mapping[str, Json]) -> None:
+        if self.as_json:
+            _say(_dumped({kind: dict(content)}))
+            return
+        text = f"{kind}: {printable(message.encode('utf-8', 'surrogateescape'))}"
+        if sys.stderr is not None and sys.stderr.isatty():
+            text = _wrapped(text)
+            if in_colour(sys.stderr):
+                text = text.replace(f"{kind}:", f"\x1b[1;{colour}m{kind}:\x1b[0m", 1)
+        _say(text)
+
+
+def on_terminal() -> bool:
+    """Whether stdout is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def in_colour(stream: TextIO) -> bool:
+    """Whether colour on `stream` would be seen and is wanted (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def write(data: bytes) -> None:
+    """Exactly `data` to stdout, at once.
+
+    Raises BrokenPipeError where the reader is gone, CommandFailed where the output cannot be written.
+    """
+    if sys.stdout is None:
+        raise CommandFailed("cannot write the output: stdout is closed")
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise CommandFailed(f"cannot write the output: {error.strerror}") from None
+
+
+def discard_stdout() -> None:
+    """Send what is still buffered nowhere, or the interpreter complains about it when it exits."""
+    if sys.stdout is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def printable(data: bytes) -> str:
+    r"""`data` for a terminal: what could steer it, or is no UTF-8, is written as escapes like \x1b."""
+    # Imported here: pipes need none of it.
+    from unicodedata import category
+
+    text = data.decode("utf-8", "surrogateescape")
+    return "".join(
+        character if character in _HARMLESS or category(character) not in _STEERING else _escaped(character)
+        for character in text
+    )
+
+
+def for_json(data: bytes) -> Json:
+    """`data` as text, or as {"base64": …} where it is no UTF-8."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        from base64 import b64encode
+
+        return {"base64": b64encode(data).decode("ascii")}
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _dumped(content: Mapping[str, Json]) -> str:
+    import json
+
+    return json.dumps(content)
+
+
+def _wrapped(text: str) -> str:
+    """`text` in lines that fit the terminal, at most 80 columns wide; a `command` stays on one line if it can."""
+    import re
+    from shutil import get_terminal_size
+    from textwrap import fill
+
+    kept = re.sub("`[^`\n]*`", lambda command: command[0].replace(" ", "\0"), text)
+    columns = min(get_terminal_size().columns, _MAX_COLUMNS)
+    wrapped = fill(kept, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return wrapped.replace("\0", " ")
+
+
+def _say(text: str) -> None:
+    """One line on stderr; where that is closed there is nobody to tell."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the place that prints

@@ -1,0 +1,42 @@
+"""Secrets from a terminal or from stdin, never from the arguments.
+
+Owns: how one is asked for or read. Must not know what it is for.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from getpass import GetPassWarning, getpass
+from typing import Final
+
+from kvsd.cli.failures import UsageError
+
+_MAX_SECRET_BYTES: Final = 64 * 1024
+
+
+def ask(question: str) -> str:
+    """What is typed in answer to `question`, which is not echoed; UsageError where there is no terminal."""
+    with warnings.catch_warnings():
+        # getpass would read stdin instead, and echo.
+        warnings.simplefilter("error", GetPassWarning)
+        try:
+            return getpass(question)
+        except GetPassWarning:
+            raise UsageError("there is no terminal to ask on; pass the password in a file or a variable") from None
+        except EOFError:
+            raise UsageError("no password was typed") from None
+
+
+def read_line() -> str:
+    """The one line that stdin holds, without its end; UsageError where it holds more, or what is no text."""
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(_MAX_SECRET_BYTES + 1)
+    if len(data) > _MAX_SECRET_BYTES:
+        raise UsageError(f"stdin holds more than {_MAX_SECRET_BYTES} bytes; a password is one line")
+    line, _, rest = data.partition(b"\n")
+    if rest:
+        raise UsageError("stdin holds more than one line; a password is one line")
+    try:
+        return line.removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        raise UsageError("stdin holds what is not UTF-8 text, which no client could send as a password") from None

@@ -1,0 +1,112 @@
+"""`kvsd set`: store a value."""
+
+import os
+import sys
+from pathlib import Path
+from typing import IO, Annotated, Final
+
+import typer
+from typer.core import TyperCommand
+
+from kvsd.cli.app import new_command
+from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.failures import UsageError
+from kvsd.cli.output import Output, for_json
+
+app = new_command()
+
+_MAX_INPUT_BYTES: Final = 512 * 1024 * 1024
+"""The highest limit that a server can have (kvsd.max_value_bytes)."""
+
+_PIECE_BYTES: Final = 1024 * 1024
+
+
+class _Set(TyperCommand):
+    """Takes what looks like an option, but is none of ours, for the value where that is expected."""
+
+    # The base's parameter is a class without a public name, of which typer.Context is the only one in use.
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        takes_argument = dict.fromkeys(ctx.help_option_names, False)
+        for parameter in self.params:
+            takes_argument |= dict.fromkeys(parameter.opts, not getattr(parameter, "is_flag", False))
+        return super().parse_args(ctx, _sorted(args, takes_argument))
+
+
+@app.command("set", cls=_Set)
+@client_command
+def set_(
+    options: ClientOptions,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="What to store the value under.")],
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="The value; - is stdin, @FILE a file.")],
+    literal: Annotated[bool, typer.Option("--literal", help="Store VALUE as it stands.")] = False,
+) -> None:
+    """Store VALUE under KEY; OK says that it is on disk (with the server's default settings).
+
+    A value that begins with - needs no -- before it, unless it is one of the options below.
+
+    \b
+    Examples:
+      kvsd set hello world
+      kvsd set picture @picture.png
+      date | kvsd set today -
+      kvsd set balance -5
+      kvsd set --literal handle @jack
+    """
+    content = os.fsencode(value) if literal else _content(value, options.output)
+    with options.connect() as client:
+        client.set(os.fsencode(key), content)
+    if options.json:
+        options.output.document({"key": for_json(os.fsencode(key)), "status": "OK"})
+    else:
+        options.output.line("OK")
+
+
+def _sorted(args: list[str], takes_argument: dict[str, bool]) -> list[str]:
+    """Options first, then --, then key and value: behind that nothing is taken for an option."""
+    options: list[str] = []
+    positional: list[str] = []
+    rest = iter(args)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if word == "--":
+            positional += rest
+        elif name in takes_argument:
+            options.append(word)
+            if takes_argument[name] and not equals:
+                options += [argument for argument in [next(rest, None)] if argument is not None]
+        elif word.startswith("-") and word != "-" and len(positional) != 1:
+            options.append(word)  # not where the value goes: a misspelt option, which typer refuses
+        else:
+            positional.append(word)
+    return [*options, "--", *positional]
+
+
+def _content(value: str, output: Output) -> bytes:
+    """The bytes that VALUE stands for; UsageError where they cannot be read."""
+    if value == "-":
+        if sys.stdin is None:
+            raise UsageError("stdin is closed; --literal stores the - itself")
+        if sys.stdin.isatty():
+            output.note("reading the value from the terminal; Ctrl-D on a line of its own ends it")
+        return _read(sys.stdin.buffer, "stdin")
+    if value.startswith("@"):
+        name = value[1:]
+        try:
+            with Path(name).open("rb") as file:
+                return _read(file, name)
+        except OSError as error:
+            raise UsageError(
+                f"cannot read the file {name!r}: {error.strerror}; --literal stores a value that begins with @"
+            ) from None
+    return os.fsencode(value)
+
+
+def _read(file: IO[bytes], name: str) -> bytes:
+    data = bytearray()
+    while piece := file.read(_PIECE_BYTES):
+        data += piece
+        if len(data) > _MAX_INPUT_BYTES:
+            raise UsageError(
+                f"{name} is longer than {_MAX_INPUT_BYTES} bytes, the most that any server takes as a value"
+            )
+    return bytes(data)

@@ -1,0 +1,116 @@
+"""Drives a Store the way its actor does, without a loop: each job is run on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from kvsd.table.log import Log, LogOptions, Read
+from kvsd.table.medium import Medium
+from kvsd.table.segment import parse_name
+from kvsd.table.store import Store
+from kvsd.types import Fsync
+
+START_US = 1_700_000_000_000_000
+
+
+def ticking(start_us: int = START_US) -> Callable[[], int]:
+    """A clock that goes one microsecond further with every look."""
+    now = start_us
+
+    def tick() -> int:
+        nonlocal now
+        now += 1
+        return now
+
+    return tick
+
+
+class Table:
+    """A recovered Store in the folder `root`/t."""
+
+    def __init__(
+        self,
+        medium: Medium,
+        root: Path,
+        *,
+        fsync: Fsync = Fsync.ALWAYS,
+        segment_bytes: int = 128 << 20,
+        cache_bytes: int = 0,
+        now_us: Callable[[], int] | None = None,
+    ) -> None:
+        options = LogOptions(fsync=fsync, segment_bytes=segment_bytes, now_us=now_us or ticking())
+        self.directory = root / "t"
+        self.log = Log(self.directory, options, medium)
+        self.store = Store(self.log, cache_bytes=cache_bytes)
+        self.store.recover()
+
+    def set(self, key: bytes, value: bytes) -> None:
+        self.store.set(key, value)
+
+    def delete(self, key: bytes) -> None:
+        self.store.delete(key)
+
+    def commit(self) -> None:
+        """Bring what is staged to the medium; raises the job's OSError, with the store told."""
+        commit = self.store.take()
+        if commit is None:
+            return
+        try:
+            commit.append.run()
+        except OSError:
+            self.store.failed(commit)
+            raise
+        self.store.committed(commit)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """One acknowledged write."""
+        self.set(key, value)
+        self.commit()
+
+    def remove(self, key: bytes) -> None:
+        self.delete(key)
+        self.commit()
+
+    def fill(self) -> None:
+        fill = self.log.fill()
+        if fill is not None:
+            fill.run()
+            self.log.filled(fill)
+
+    def sync(self) -> None:
+        sync = self.log.sync()
+        if sync is not None:
+            sync.run()
+            self.log.synced(sync)
+
+    def get(self, key: bytes) -> bytes | None:
+        value = self.store.get(key)
+        if not isinstance(value, Read):
+            return value
+        try:
+            return value.run()
+        finally:
+            value.done()
+
+    def items(self) -> dict[bytes, bytes]:
+        """All keys and values, each read from its segment."""
+        items = {key: self.get(key) for key in list(self.store._index._locations)}
+        return {key: value for key, value in items.items() if value is not None}
+
+    def stop(self) -> None:
+        self.log.finish().run()
+        self.log.close()
+
+    def kill(self) -> None:
+        """Let go of the files without a SEAL."""
+        self.log.close()
+
+
+def segments(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if parse_name(path.name) is not None)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Every file under `root`, by name: to show that nothing was changed."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
