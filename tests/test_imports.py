@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import kvsd
 import pytest
+
+import kvsd
 
 ROOT = Path(kvsd.__file__).parent
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from kvsd.config import SETTINGS
 
 ROOT = Path(__file__).parent.parent

@@ -23,10 +23,10 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where; made if it is missing.")] = Path(),
     json: JsonOption = False,
 ) -> None:
-    """Write a config.yaml with a random password, and certificates, into FOLDER, by default this one.
+    """Write a config.yaml and certificates for a new server.
 
-    config.yaml holds the password: only its owner can read it. Nothing is ever overwritten; certificates that are
-    there already stay.
+    They go into FOLDER, by default this one. The password in config.yaml is random, and only its owner can read the
+    file. Nothing is ever overwritten; certificates that are there already stay.
 
     \b
     Examples:

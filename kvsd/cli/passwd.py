@@ -12,9 +12,9 @@ app = new_command()
 
 @app.command("passwd")
 def passwd(json: JsonOption = False) -> None:
-    """Print the Argon2id hash of a password, for password_hash in kvsd.users of a config file.
+    """Print the hash of a password, for the config file.
 
-    Asks for the password twice; where stdin is no terminal, it is the one line there.
+    The Argon2id hash belongs into password_hash of a user in kvsd.users. Asks for the password twice; where stdin is no terminal, it is the one line there.
 
     \b
     Examples:

@@ -20,9 +20,9 @@ def ping(
     count: Annotated[int, typer.Option("-c", "--count", min=1, metavar="N", help="How many.")] = 1,
     interval: Annotated[str, typer.Option("-i", "--interval", metavar="SECONDS", help="Pause between two.")] = "0",
 ) -> None:
-    """Ping the server as a logged-in user; print one round-trip time a line.
+    """Measure round trips to the server.
 
-    The summary goes to stderr. Connecting and logging in do not count.
+    Prints one time a line; the summary goes to stderr. Connecting and logging in do not count.
 
     \b
     Examples:

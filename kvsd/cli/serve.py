@@ -46,7 +46,9 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Run the server until SIGINT, SIGTERM or SIGQUIT; it then finishes what is in flight.
+    """Run the server.
+
+    It runs until SIGINT, SIGTERM or SIGQUIT, and then finishes what is in flight; a second signal stops it at once.
 
     Prints one line "kvsd ready on HOST:PORT ..." for each address once clients can connect. Logs go to stderr.
 

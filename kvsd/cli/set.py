@@ -40,9 +40,9 @@ def set_(
     value: Annotated[str, typer.Argument(metavar="VALUE", help="The value; - is stdin, @FILE a file.")],
     literal: Annotated[bool, typer.Option("--literal", help="Store VALUE as it stands.")] = False,
 ) -> None:
-    """Store VALUE under KEY; OK says that it is on disk (with the server's default settings).
+    """Store VALUE under KEY.
 
-    A value that begins with - needs no -- before it, unless it is one of the options below.
+    OK says that it is on disk, unless the server is configured otherwise. A value that begins with - needs no -- before it, unless it is one of the options below.
 
     \b
     Examples:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, cast
 
+from structlog.typing import FilteringBoundLogger
+
 from kvsd.errors import AuthenticationError, Busy, InternalError, KvsdError, ProtocolError, UnexpectedMessage
 from kvsd.protocol import messages
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
@@ -22,7 +24,7 @@ from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
 from kvsd.table import request
-from kvsd.table.actor import Reporter, TableActor
+from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.request import FREE_BYTES, Operation, Origin, Request, Result
 
@@ -45,7 +47,7 @@ class Services:
     dispatcher: Dispatcher
     budget: Budget
     limits: Limits
-    reporter: Reporter
+    reporter: FilteringBoundLogger
     authenticate_timeout_seconds: float
     idle_timeout_seconds: float
     write_timeout_seconds: float
@@ -88,6 +90,8 @@ class Session(Connection):
         self._timer: asyncio.TimerHandle | None = None
         self._reading_paused = False
         self._writing_paused = False
+        self._rest_is_due = False
+        """The first turn's Request was cut, and the part that came has been written."""
         self._ending = False
         """No more requests are taken; the connection closes when all that were are answered."""
         self._lingering = False
@@ -125,6 +129,7 @@ class Session(Connection):
         self._writing_paused = False
         self._services.budget.release(self._unsent_held_bytes)
         self._unsent_held_bytes = 0
+        self._stop_timer()
         self._watch_idleness()
         self._send_ready()
 
@@ -141,6 +146,9 @@ class Session(Connection):
                 budget.release(turn.request.held_bytes)
         self._turns.clear()
         self._services.sessions.discard(self)
+        user = None if self._principal is None else self._principal.username
+        peer = self._transport.get_extra_info("peername")
+        self._services.reporter.debug("connection ended", peer=peer, user=user, error=exc and str(exc))
         super().connection_lost(exc)
 
     # Called by the server
@@ -318,7 +326,7 @@ class Session(Connection):
         """Write all replies whose turn has come, with one write."""
         if self._writing_paused or self._transport.is_closing():
             return
-        if self._origin.is_cut:
+        if self._rest_is_due:
             self._ask_again()
             return
         turns = self._turns
@@ -335,6 +343,7 @@ class Session(Connection):
                 held_bytes += asked.held_bytes
                 if len(results) < len(asked.operations):
                     turn.request = Request(asked.operations[len(results) :], self._origin, self._loop.create_future())
+                    self._rest_is_due = True
                     break
             else:
                 break
@@ -353,7 +362,7 @@ class Session(Connection):
 
     def _go_on(self) -> None:
         """Replies have left, or a part of one: what waited for that has its turn."""
-        if self._origin.is_cut:
+        if self._rest_is_due:
             self._ask_again()
         elif self._reading_paused:
             self._steer_reading()
@@ -366,13 +375,15 @@ class Session(Connection):
         turns = [turn for turn in self._turns if turn.request is not None]
         if self._writing_paused or not all(turn.request.future.done() for turn in turns[1:] if turn.request):
             return
-        self._origin.is_cut = False
+        self._rest_is_due = self._origin.is_cut = False
         for turn in turns:
             asked = turn.request
             assert asked is not None
-            if asked.future.done():
+            if not asked.future.done():
+                self._put(turn)
+            elif not asked.results:
                 turn.request = Request(asked.operations, self._origin, self._loop.create_future())
-            self._put(turn)
+                self._put(turn)
 
     # Reading, waiting and ending
 

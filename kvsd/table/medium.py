@@ -105,14 +105,27 @@ class Medium:
     def unlink(self, path: Path) -> None:
         path.unlink()
 
+    def create_directory(self, path: Path) -> None:
+        path.mkdir(mode=0o700)
+
     def make_directory(self, path: Path) -> None:
-        """`path`, its missing parents, and their entries in the directories above, synced."""
+        """`path` and its missing parents; durable after `sync_parents`."""
         missing = [path, *path.parents]
         missing = missing[: next(i for i, folder in enumerate(missing) if folder.exists())]
         for folder in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o700)
-            self.sync_directory(folder.parent)
+                self.create_directory(folder)
+
+    def sync_parents(self, path: Path) -> None:
+        """Make the names that lead to `path` durable, whoever has created them, up to its mount point."""
+        device = path.stat().st_dev
+        for folder in path.absolute().parents:
+            if folder.stat().st_dev != device:
+                return
+            try:
+                self.sync_directory(folder)
+            except PermissionError:
+                return  # what we may not read we have not created
 
     def sync_directory(self, path: Path) -> None:
         with self._directory(path) as fd:
