@@ -40,8 +40,10 @@ def cannot_open(settings: ConnectSettings, error: OSError | ValueError) -> Conne
                 "if that is meant to be, use --disable-tls (disable_tls=True)"
             )
         case ssl.SSLError():
+            # Only those that OpenSSL raised have a reason.
+            why: object = getattr(error, "reason", None) or error
             return ConnectionLost(
-                f"the TLS handshake with {settings.address} failed: {error.reason or error}; TLS 1.2 or newer is needed"
+                f"the TLS handshake with {settings.address} failed: {why}; TLS 1.2 or newer is needed"
             )
         case socket.gaierror():
             return ConnectionLost(f"the host {settings.host} cannot be resolved: {error.strerror}; check the name")
