@@ -118,7 +118,9 @@ def check(
     tls_key: KeyOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check the certificate's expiry, chain, host and key; the exit status is 1 where something is wrong.
+    """Check the certificate's expiry, chain, host and key.
+
+    The exit status is 1 where something is wrong, and 2 where there is no certificate to check.
 
     \b
     Examples:

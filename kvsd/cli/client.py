@@ -43,9 +43,9 @@ class ClientOptions:
     disable_tls: Annotated[
         bool, typer.Option("--disable-tls", help="No TLS: the password and all values can be read on the way.")
     ] = False
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="SECONDS", help="Longest wait for an answer.  [default: 30]")
-    ] = None
+    timeout: Annotated[str | None, typer.Option("--timeout", metavar="SECONDS", help="Longest wait for an answer.")] = (
+        None
+    )
     json: JsonOption = False
 
     @property

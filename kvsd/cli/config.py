@@ -89,5 +89,5 @@ def _print_table(rows: list[_Row]) -> None:
             table.add_row(Text(section, "bold"))
         # Text: brackets in a value are no markup.
         cells = (f"  {row.name.partition('.')[2]}", row.value, row.origin)
-        table.add_row(*(Text(printable(cell.encode("utf-8", "surrogateescape"))) for cell in cells))
-    Console(no_color=not in_colour(sys.stdout), highlight=False).print(table)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    Console(color_system="auto" if in_colour(sys.stdout) else None, highlight=False).print(table)

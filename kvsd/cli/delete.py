@@ -7,7 +7,7 @@ import typer
 
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
-from kvsd.cli.output import for_json, on_terminal, printable, write
+from kvsd.cli.output import as_text, for_json
 
 app = new_command()
 
@@ -32,7 +32,5 @@ def delete(options: ClientOptions, key: Annotated[str, typer.Argument(metavar="K
         options.output.document({"key": for_json(unwanted), "status": "OK", "old_value": shown})
     elif old_value is None:
         options.output.line("OK")
-    elif on_terminal():
-        options.output.line(f"OK old value: {printable(old_value)}")
     else:
-        write(b"OK old value: " + old_value + b"\n")
+        options.output.line(f"OK old value: {as_text(old_value)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvsd.errors import KvsdError
 
 
-class CommandFailed(KvsdError):  # noqa: N818 - named like its siblings in kvsd.errors
+class CommandFailed(KvsdError):
     """Something on this side of the connection: a file, the output."""
 
     code = "FAILED"
@@ -18,7 +18,7 @@ class UsageError(KvsdError):
     exit_status = 2
 
 
-class KeyNotFound(KvsdError):  # noqa: N818 - named like its siblings in kvsd.errors
+class KeyNotFound(KvsdError):
     """The key is absent. To the clients that is no error; to a shell script it is one it can ask for."""
 
     code = "NOT_FOUND"

@@ -32,8 +32,9 @@ class Output:
     as_json: bool = False
 
     def line(self, text: str) -> None:
-        """One line of data, at once."""
-        write(text.encode("utf-8", "surrogateescape") + b"\n")
+        """One line of data, at once: exactly these bytes into a pipe, only what is harmless onto a terminal."""
+        shown = printable(text) if on_terminal() else text
+        write(shown.encode("utf-8", "surrogateescape") + b"\n")
 
     def document(self, content: Mapping[str, Json]) -> None:
         """One line of JSON data, at once; pure ASCII, which is safe on every terminal."""
@@ -58,7 +59,8 @@ class Output:
         if self.as_json:
             _say(_dumped({kind: dict(content)}))
             return
-        text = f"{kind}: {printable(message.encode('utf-8', 'surrogateescape'))}"
+        # One line even where a key in it has several.
+        text = f"{kind}: {printable(message)}".replace("\n", "\\n")
         if sys.stderr is not None and sys.stderr.isatty():
             text = _wrapped(text)
             if in_colour(sys.stderr):
@@ -101,12 +103,16 @@ def discard_stdout() -> None:
         os.close(nowhere)
 
 
-def printable(data: bytes) -> str:
-    r"""`data` for a terminal: what could steer it, or is no UTF-8, is written as escapes like \x1b."""
+def as_text(data: bytes) -> str:
+    """`data` as `Output.line` takes it; what is no UTF-8 becomes itself again there."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def printable(text: str) -> str:
+    r"""`text` for a terminal: what could steer it, or came from bytes that are no UTF-8, as escapes like \x1b."""
     # Imported here: pipes need none of it.
     from unicodedata import category
 
-    text = data.decode("utf-8", "surrogateescape")
     return "".join(
         character if character in _HARMLESS or category(character) not in _STEERING else _escaped(character)
         for character in text

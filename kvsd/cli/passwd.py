@@ -14,7 +14,8 @@ app = new_command()
 def passwd(json: JsonOption = False) -> None:
     """Print the hash of a password, for the config file.
 
-    The Argon2id hash belongs into password_hash of a user in kvsd.users. Asks for the password twice; where stdin is no terminal, it is the one line there.
+    The Argon2id hash belongs into password_hash of a user in kvsd.users. Asks for the password twice; where stdin is
+    no terminal, it is the one line there.
 
     \b
     Examples:

@@ -8,6 +8,7 @@ import typer
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
 from kvsd.cli.failures import UsageError
+from kvsd.cli.output import Output
 from kvsd.config.values import DAY_SECONDS, seconds
 
 app = new_command()
@@ -46,10 +47,10 @@ def ping(
                     options.output.document({"seq": number + 1, "round_trip_ms": round(round_trip_ms, 3)})
                 else:
                     options.output.line(f"{round_trip_ms:.3f} ms")
-    finally:
-        # An interrupt ends a long run; what was measured is worth knowing all the same.
-        if summary.count:
-            options.output.summary(str(summary), summary.figures())
+    except KeyboardInterrupt:
+        summary.report(options.output)
+        raise
+    summary.report(options.output)
 
 
 class _Summary:
@@ -67,14 +68,14 @@ class _Summary:
         self._max_ms = max(self._max_ms, round_trip_ms)
         self._total_ms += round_trip_ms
 
-    def figures(self) -> dict[str, float]:
-        return {
+    def report(self, output: Output) -> None:
+        if not self.count:
+            return
+        figures = {
             "count": self.count,
             "min_ms": round(self._min_ms, 3),
             "avg_ms": round(self._total_ms / self.count, 3),
             "max_ms": round(self._max_ms, 3),
         }
-
-    def __str__(self) -> str:
-        figures = self.figures()
-        return f"{self.count} round trips: min/avg/max {figures['min_ms']}/{figures['avg_ms']}/{figures['max_ms']} ms"
+        in_words = "{count} round trips: min/avg/max {min_ms:.3f}/{avg_ms:.3f}/{max_ms:.3f} ms".format_map(figures)
+        output.summary(in_words, figures)

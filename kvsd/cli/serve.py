@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvsd.cli.app import new_command
-from kvsd.cli.output import Output
+from kvsd.cli.failures import CommandFailed
+from kvsd.cli.output import Output, discard_stdout
 from kvsd.config import load
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def serve(
     ] = None,
     log_level: Annotated[
         str | None,
-        typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical.  [default: info]"),
+        typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical."),
     ] = None,
     log_format: Annotated[
         str | None,
         typer.Option(
-            "--log-format", metavar="FORMAT", help="console, json, or auto: console on a terminal.  [default: auto]"
+            "--log-format", metavar="FORMAT", help="console, json, or auto: console on a terminal, else JSON."
         ),
     ] = None,
 ) -> None:
@@ -83,5 +84,9 @@ def serve(
 
 
 def _announce(server: "Server") -> None:
-    for address in server.addresses:
-        Output().line(server.ready_line(address))
+    try:
+        for address in server.addresses:
+            Output().line(server.ready_line(address))
+    except (BrokenPipeError, CommandFailed):
+        # Whoever was to read the line is gone; the clients are not.
+        discard_stdout()

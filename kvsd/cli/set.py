@@ -1,12 +1,13 @@
 """`kvsd set`: store a value."""
 
+import itertools
 import os
 import sys
 from pathlib import Path
 from typing import IO, Annotated, Final
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
@@ -24,11 +25,12 @@ _PIECE_BYTES: Final = 1024 * 1024
 class _Set(TyperCommand):
     """Takes what looks like an option, but is none of ours, for the value where that is expected."""
 
-    # The base's parameter is a class without a public name, of which typer.Context is the only one in use.
+    # The base's parameter is a class without a public name, and every context here is typer's own.
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         takes_argument = dict.fromkeys(ctx.help_option_names, False)
-        for parameter in self.params:
-            takes_argument |= dict.fromkeys(parameter.opts, not getattr(parameter, "is_flag", False))
+        for option in self.params:
+            if isinstance(option, TyperOption):
+                takes_argument |= dict.fromkeys(option.opts, not option.is_flag)
         return super().parse_args(ctx, _sorted(args, takes_argument))
 
 
@@ -42,7 +44,8 @@ def set_(
 ) -> None:
     """Store VALUE under KEY.
 
-    OK says that it is on disk, unless the server is configured otherwise. A value that begins with - needs no -- before it, unless it is one of the options below.
+    OK says that it is on disk, unless the server is configured otherwise. A value that begins with - needs no --
+    before it, unless it is one of the options below.
 
     \b
     Examples:
@@ -73,7 +76,7 @@ def _sorted(args: list[str], takes_argument: dict[str, bool]) -> list[str]:
         elif name in takes_argument:
             options.append(word)
             if takes_argument[name] and not equals:
-                options += [argument for argument in [next(rest, None)] if argument is not None]
+                options += itertools.islice(rest, 1)
         elif word.startswith("-") and word != "-" and len(positional) != 1:
             options.append(word)  # not where the value goes: a misspelt option, which typer refuses
         else:
@@ -103,10 +106,11 @@ def _content(value: str, output: Output) -> bytes:
 
 def _read(file: IO[bytes], name: str) -> bytes:
     data = bytearray()
-    while piece := file.read(_PIECE_BYTES):
+    while len(data) <= _MAX_INPUT_BYTES:
+        piece = file.read(_PIECE_BYTES)
         data += piece
-        if len(data) > _MAX_INPUT_BYTES:
-            raise UsageError(
-                f"{name} is longer than {_MAX_INPUT_BYTES} bytes, the most that any server takes as a value"
-            )
+        if len(piece) < _PIECE_BYTES:  # only the end is short; reading on would ask a terminal for more
+            break
+    if len(data) > _MAX_INPUT_BYTES:
+        raise UsageError(f"{name} is longer than {_MAX_INPUT_BYTES} bytes, the most that any server takes")
     return bytes(data)

@@ -134,12 +134,12 @@ class Decoder:
         can be understood: the decoder lets go of all bytes, and raises the same from then on.
         """
         if self._reading is None:
+            if not self._buffer.data:
+                if self._fault is not None:
+                    raise ProtocolError(self._fault)
+                return None
             if (message := self._next_common()) is not None:
                 return message
-            if self._fault is not None:
-                raise ProtocolError(self._fault)
-            if not self._buffer.data:
-                return None
             self._reader = _MessageReader(self._buffer, self.limits)
             self._reading = self._reader.read()
         try:

@@ -1,0 +1,110 @@
+"""A clean place to run commands in, and a real server for them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import kvsd.server
+from kvsd.cli.main import main
+from kvsd.config import load
+
+PATIENCE_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: bytes
+    err: str
+
+    @property
+    def json(self) -> dict[str, object]:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> dict[str, str]:
+        """The error that the last line of stderr tells as JSON."""
+        return json.loads(self.err.splitlines()[-1])["error"]
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, and an environment that says nothing about kvsd."""
+    for name in [name for name in os.environ if name.startswith("KVSD_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return here
+
+
+@pytest.fixture
+def cli(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Runs a command in this process; its stdin is `given`."""
+
+    def run(*arguments: str, given: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        capfdbinary.readouterr()
+        status = main(arguments)
+        out, err = capfdbinary.readouterr()
+        return Result(status, out, err.decode())
+
+    return run
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server with a config file that `kvsd init` wrote; its port is only known to whoever asks."""
+
+    folder: Path
+    port: int
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("server") / "kvsd"
+    assert main(["init", str(folder)]) == 0
+    config = load(folder / "config.yaml", flags={"server.listen_port": ("--listen-port", 0)}, environ={})
+    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = []
+    ready = threading.Event()
+
+    async def serve() -> None:
+        async with kvsd.server.run(config) as server:
+            stop = asyncio.Event()
+            started.append((asyncio.get_running_loop(), stop, server.port))
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert ready.wait(PATIENCE_SECONDS)
+    loop, stop, port = started[0]
+    yield Running(folder, port)
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def server(running: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
+    """Has commands find the server as they do in the folder of its config.yaml."""
+    monkeypatch.chdir(running.folder)
+    monkeypatch.setenv("KVSD_PORT", str(running.port))
+    return running
