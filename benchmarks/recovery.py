@@ -18,7 +18,6 @@ from kvsd.server import offline
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.store import Store
 
-SEGMENT_BYTES = 128 << 20
 TABLE = "namespaces/default/default"
 
 
@@ -55,7 +54,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=options.root) as name:
         items = ((b"key:%016d" % number, b"v" * 100) for number in range(options.entries))
-        offline.write(Path(name), items, segment_bytes=SEGMENT_BYTES)
+        offline.write(Path(name), items)
         command = [sys.executable, __file__, "--entries", str(options.entries), "--recover", name]
         for _ in range(3):
             subprocess.run(command, check=True)

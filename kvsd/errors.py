@@ -5,7 +5,10 @@ Owns: every exception that kvsd raises on purpose. Knows nothing of sockets, fil
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+DEBUG_VARIABLE: Final = "KVSD_DEBUG"
+"""The environment variable that, set to anything, has a command show an unexpected error with its traceback."""
 
 
 class KvsdError(Exception):

@@ -53,13 +53,18 @@ class ClientOptions:
         return Output(as_json=self.json)
 
     def connect(self) -> "Client":
-        """A client of the server that options, environment and config file name; opens nothing yet.
+        """A client of the server that `settings` names; opens nothing yet. Raises what that does."""
+        # Imported here: the help needs no TLS.
+        from kvsd.client.sync import Client
+
+        return Client(self.settings(), pool_size=1)
+
+    def settings(self) -> "ConnectSettings":
+        """The server that options, environment and config file name, and who to log in as.
 
         Raises ConfigError, UsageError, and AuthenticationError where nothing says who to log in as.
         """
-        # Imported here: the help needs no TLS.
         from kvsd.client.settings import INSECURE_WARNING
-        from kvsd.client.sync import Client
 
         config = load(
             None if self.config is None else Path(self.config),
@@ -78,7 +83,7 @@ class ClientOptions:
             self.output.warning(warning)
         if config.client.insecure and not config.client.disable_tls:
             self.output.warning(INSECURE_WARNING)
-        return Client(_settings(config), pool_size=1)
+        return _settings(config)
 
     def _password(self) -> tuple[str, str | None]:
         """The flag that says the password, and the password."""

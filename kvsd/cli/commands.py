@@ -5,6 +5,7 @@ import any of them before it is needed.
 """
 
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated, Final, cast
 
 import typer
@@ -18,10 +19,10 @@ from kvsd.cli.output import Output
 
 _COMMANDS: Final = (
     *("init", "serve"),
-    *("set", "get", "delete", "ping"),
+    *("set", "get", "delete", "ping", "import"),
     *("config", "certs", "passwd", "version"),
 )
-"""Each is the `app` of the module of its name."""
+"""Each is the `app` of the module of its name, with an underscore where that is a word of Python."""
 
 _ALIASES: Final = {"server": "serve"}
 """The Rust program's names."""
@@ -40,7 +41,8 @@ class _Commands(TyperGroup):
         name = _ALIASES.get(cmd_name, cmd_name)
         if name not in _COMMANDS:
             raise UsageError(f"there is no command {cmd_name!r}{_did_you_mean(name)}; `kvsd --help` lists all")
-        command = get_command(import_module(f"kvsd.cli.{name}").app)
+        module = f"kvsd.cli.{name}_" if iskeyword(name) else f"kvsd.cli.{name}"
+        command = get_command(import_module(module).app)
         assert isinstance(command, TyperCommand | TyperGroup)
         return command
 

@@ -12,10 +12,7 @@ from itertools import takewhile
 from typing import Final
 
 from kvsd.cli.output import Output, discard_stdout
-from kvsd.errors import KvsdError
-
-DEBUG_VARIABLE: Final = "KVSD_DEBUG"
-"""Set to anything, it has an unexpected error shown with its traceback."""
+from kvsd.errors import DEBUG_VARIABLE, KvsdError
 
 _UNEXPECTED: Final = 1
 _INTERRUPTED: Final = 130

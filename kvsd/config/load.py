@@ -25,7 +25,7 @@ from kvsd.config.settings import (
     StorageSettings,
     variable,
 )
-from kvsd.errors import ConfigError
+from kvsd.errors import DEBUG_VARIABLE, ConfigError
 
 _FOLLOWS: Final = {
     "client.host": "server.listen_host",
@@ -140,7 +140,7 @@ def _from_flags(flags: Mapping[str, tuple[str, object]], cwd: Path) -> dict[str,
 
 def _useless_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """A warning for each variable that looks like ours and sets nothing."""
-    known = {*VARIABLES, *(name for setting in SETTINGS.values() for name in setting.environment)}
+    known = {*VARIABLES, DEBUG_VARIABLE, *(name for setting in SETTINGS.values() for name in setting.environment)}
     ignored = {variable(name): f"{name} {reason}" for name, reason in IGNORED.items()}
     for name in sorted(environ):
         if name in ignored:

@@ -19,7 +19,7 @@ from kvsd.types import Key, Value
 _GROUP_BYTES: Final = 4 << 20
 
 
-def write(root: Path, items: Iterable[tuple[Key, Value]], *, segment_bytes: int) -> int:
+def write(root: Path, items: Iterable[tuple[Key, Value]], options: LogOptions | None = None) -> int:
     """Set all `items` in `default/default` under `root`, synced and sealed; returns how many.
 
     Raises ConfigError where the directory is in use, CorruptLog where its table is damaged, and ConfigError naming
@@ -27,7 +27,7 @@ def write(root: Path, items: Iterable[tuple[Key, Value]], *, segment_bytes: int)
     """
     with DataDirectory(root) as directory:
         folder = directory.folder(DEFAULT_TABLE)
-        store = Store(Log(folder, LogOptions(segment_bytes=segment_bytes)), cache_bytes=0)
+        store = Store(Log(folder, options or LogOptions()), cache_bytes=0)
         try:
             store.recover()
             written = group_bytes = 0

@@ -15,7 +15,6 @@ from kvsd.table.log import Log, LogOptions
 from kvsd.table.store import Store
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden.kvsd"
-SEGMENT_BYTES = 1 << 20
 
 
 def entry(key: bytes, value: bytes, *, state: int = 1, crc: int | None = None) -> bytes:
@@ -125,7 +124,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_an_import_is_there_after_a_reopen_and_leaves_a_sealed_log(tmp_path: Path) -> None:
     root = tmp_path / "data"
     with RustFile(GOLDEN) as file:
-        assert offline.write(root, file, segment_bytes=64 << 10) == 147
+        assert offline.write(root, file, LogOptions(segment_bytes=64 << 10)) == 147
         expected = dict(file)
     store = opened(root)
     try:
@@ -138,10 +137,10 @@ def test_an_import_is_there_after_a_reopen_and_leaves_a_sealed_log(tmp_path: Pat
 
 def test_an_import_refuses_a_directory_in_use(tmp_path: Path) -> None:
     with DataDirectory(tmp_path / "data"), pytest.raises(ConfigError, match="in use by another kvsd"):
-        offline.write(tmp_path / "data", [(b"a", b"1")], segment_bytes=SEGMENT_BYTES)
+        offline.write(tmp_path / "data", [(b"a", b"1")])
 
 
 def test_an_import_goes_to_the_default_table(tmp_path: Path) -> None:
-    offline.write(tmp_path, [(b"a", b"1")], segment_bytes=SEGMENT_BYTES)
+    offline.write(tmp_path, [(b"a", b"1")])
     with DataDirectory(tmp_path) as directory:
         assert directory.tables() == [DEFAULT_TABLE]

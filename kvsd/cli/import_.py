@@ -1,0 +1,113 @@
+"""`kvsd import`: take over another program's data."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from kvsd.cli.app import new_command
+from kvsd.cli.client import ClientOptions, client_command
+
+if TYPE_CHECKING:
+    from kvsd.client.settings import ConnectSettings
+    from kvsd.server.kvsd_rs import RustFile
+    from kvsd.types import Key, Value
+
+_GROUP_KEYS: Final = 256
+_GROUP_BYTES: Final = 8 << 20
+"""Sets that are sent at a time, to share round trips and syncs."""
+
+app = new_command()
+
+
+@app.command("import")
+@client_command
+def import_(
+    options: ClientOptions,
+    from_kvsd_rs: Annotated[
+        Path, typer.Option("--from-kvsd-rs", metavar="FILE", help="Data file (*.kvsd) of the Rust program kvsd 0.1.3.")
+    ],
+    root_dir: Annotated[
+        Path | None,
+        typer.Option("--root-dir", metavar="DIR", help="Write to this data folder, whose server is not running."),
+    ] = None,
+) -> None:
+    """Import the live keys of a file, into a running server or offline into a data folder.
+
+    The whole file is verified first: where an entry is damaged, nothing is imported. An interrupted append at its end
+    is reported and left out. A key that exists already gets the imported value.
+
+    \b
+    Examples:
+      kvsd import --from-kvsd-rs default.kvsd
+      kvsd import --from-kvsd-rs default.kvsd --root-dir data
+    """
+    # Imported here: the help needs none of it.
+    from kvsd.server.kvsd_rs import RustFile
+
+    with RustFile(from_kvsd_rs) as file:
+        if root_dir is not None:
+            from kvsd.server import offline
+
+            imported = offline.write(root_dir, _shown(file))
+        else:
+            import asyncio
+
+            imported = asyncio.run(_send(options.settings(), _shown(file)))
+        if file.torn_bytes:
+            options.output.warning(
+                f"{from_kvsd_rs} ends with {file.torn_bytes} bytes of an interrupted append, which were left out"
+            )
+        if file.unchecked:
+            options.output.warning(f"{file.unchecked} entries had no checksum and were taken as they are")
+        if options.json:
+            options.output.document(
+                {
+                    "imported": imported,
+                    "entries": file.entries,
+                    "deletions": file.deletions,
+                    "unchecked": file.unchecked,
+                    "torn_bytes": file.torn_bytes,
+                }
+            )
+        else:
+            options.output.line(f"OK imported keys: {imported}")
+
+
+async def _send(settings: "ConnectSettings", items: "Iterable[tuple[Key, Value]]") -> int:
+    """Set all `items` on a running server; how many. The first error ends it; what was set before stays."""
+    import asyncio
+
+    from kvsd.client.aio import Client
+
+    sent = 0
+    async with await Client.open(settings) as client:
+        for group in _groups(items):
+            await asyncio.gather(*(client.set(key, value) for key, value in group))
+            sent += len(group)
+    return sent
+
+
+def _groups(items: "Iterable[tuple[Key, Value]]") -> "Iterator[list[tuple[Key, Value]]]":
+    group: list[tuple[Key, Value]] = []
+    group_bytes = 0
+    for key, value in items:
+        group.append((key, value))
+        group_bytes += len(value)
+        if len(group) == _GROUP_KEYS or group_bytes >= _GROUP_BYTES:
+            yield group
+            group, group_bytes = [], 0
+    if group:
+        yield group
+
+
+def _shown(file: "RustFile") -> "Iterable[tuple[Key, Value]]":
+    """The items of `file`, with a progress bar while somebody looks."""
+    if not sys.stderr.isatty():
+        return file
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(file, "importing", total=len(file), console=Console(stderr=True), transient=True)
