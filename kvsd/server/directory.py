@@ -45,11 +45,15 @@ class DataDirectory:
     def _take(self) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             owner = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise ConfigError(
                 f"the data directory {self.root} is in use by another kvsd (process {owner}); "
                 "stop it, or choose another kvsd.root_dir"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"cannot lock the data directory {self.root}: {error.strerror}; its file system must support flock"
             ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)

@@ -21,7 +21,8 @@ SHUTDOWN_TIMEOUT_SECONDS: Final = 1.0
 """The loop's default would hold a silent peer's permit for 30 s."""
 
 BACKOFF_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
-_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Waits after EMFILE, ENFILE, ENOBUFS, ENOMEM and whatever else accept may fail with; the last one repeats."""
+
 # What a client can cause by going away between connect and accept: waiting would let it stall everyone.
 _PEER_GONE: Final = {
     errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
@@ -58,10 +59,7 @@ def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
     except OSError as error:
         for listening in sockets:
             listening.close()
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror}; "
-            "is another server running? Choose another server.listen_port or stop it"
-        ) from error
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}; {_advice(error)}") from error
     return sockets
 
 
@@ -85,31 +83,40 @@ class Listener:
         self._make_connection = make_connection
         self._permits = asyncio.Semaphore(max_connections)
         self._context = context
+        self._timeouts = (
+            {}
+            if context is None
+            else {
+                "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_SECONDS,
+                "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT_SECONDS,
+            }
+        )
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
         self._connections: set[asyncio.Task[None]] = set()
-        self._accepting: list[asyncio.Task[None]] = []
-        self._in_accept: set[socket.socket] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._accepting: asyncio.Task[None]
         self._freed = asyncio.Event()
         self._full = False
-        self._stopping = False
 
     def __len__(self) -> int:
         """Connections at this moment, those in their handshake included."""
         return len(self._connections)
 
     def start(self) -> None:
-        self._accepting = [self._loop.create_task(self._accept_all(listening)) for listening in self._sockets]
+        self._accepting = self._loop.create_task(self._accept_all())
 
     async def stop(self) -> None:
-        """Accept no more, and close the listening sockets. Connections stay; `wait_closed` waits for them."""
-        self._stopping = True
-        for listening, accepting in zip(self._sockets, self._accepting, strict=True):
-            if listening not in self._in_accept or not _wake(listening):
-                accepting.cancel()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
+        """Accept no more, close the listening sockets, and end what is still in its handshake: it has asked nothing.
+
+        The other connections stay; `wait_closed` waits for them.
+        """
+        self._accepting.cancel()
+        await asyncio.wait([self._accepting])
         for listening in self._sockets:
             listening.close()
+        for connection in self._handshakes:
+            connection.cancel()
 
     async def wait_closed(self) -> None:
         """Until every connection has ended."""
@@ -121,45 +128,59 @@ class Listener:
         for connection in self._connections:
             connection.cancel()
 
-    async def _accept_all(self, listening: socket.socket) -> None:
-        while not self._stopping:
+    async def _accept_all(self) -> None:
+        while True:
             self._note_fullness()
             await self._permits.acquire()
             try:
-                accepted = await self._accept_one(listening)
+                accepted = await self._accept_one()
             except BaseException:
                 self._permits.release()
                 raise
-            if accepted is None:
-                self._permits.release()
-                continue
             connection = self._loop.create_task(self._see_through(accepted))
             self._connections.add(connection)
             connection.add_done_callback(self._ended)
 
-    async def _accept_one(self, listening: socket.socket) -> socket.socket | None:
-        """The next connection; None where the listener stops meanwhile."""
+    async def _accept_one(self) -> socket.socket:
+        """The next connection to any of the sockets, however long that takes."""
         failures = 0
-        while not self._stopping:
-            self._in_accept.add(listening)
+        while True:
+            listening = await self._acceptable()
             try:
-                accepted, _ = await self._loop.sock_accept(listening)
+                accepted, _ = listening.accept()
+            except BlockingIOError:
+                continue
             except OSError as error:
-                if self._stopping or error.errno in _PEER_GONE:
+                if error.errno in _PEER_GONE:
                     continue
                 backoff = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
                 failures += 1
                 self._reporter.error(
                     "cannot accept; waiting for connections to close", error=str(error), seconds=backoff
                 )
-                self._in_accept.discard(listening)
                 await self._wait_for_a_close(backoff)
             else:
-                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return accepted
-            finally:
-                self._in_accept.discard(listening)
-        return None
+
+    async def _acceptable(self) -> socket.socket:
+        """A socket on which a client waits.
+
+        Not sock_accept: it would take a permit for each socket while it waits, so that the last one could be held for
+        an address to which nobody connects, and it may swallow a connection where it is cancelled.
+        """
+        ready: asyncio.Future[socket.socket] = self._loop.create_future()
+
+        def settle(listening: socket.socket) -> None:
+            if not ready.done():
+                ready.set_result(listening)
+
+        for listening in self._sockets:
+            self._loop.add_reader(listening, settle, listening)
+        try:
+            return await ready
+        finally:
+            for listening in self._sockets:
+                self._loop.remove_reader(listening)
 
     async def _wait_for_a_close(self, seconds: float) -> None:
         self._freed.clear()
@@ -172,24 +193,26 @@ class Listener:
     async def _see_through(self, accepted: socket.socket) -> None:
         """Handshake, conversation, end. The permit is back when this task is done."""
         peer = _peer(accepted)
-        timeouts = (
-            {}
-            if self._context is None
-            else {
-                "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_SECONDS,
-                "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT_SECONDS,
-            }
-        )
-        connection = self._make_connection()
+        task = asyncio.current_task()
+        assert task is not None
+        self._handshakes.add(task)
         try:
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self._make_connection()
             # uvloop does not return the protocol that it was given.
             transport, _ = await self._loop.connect_accepted_socket(
-                lambda: connection, accepted, ssl=self._context, **timeouts
+                lambda: connection, accepted, ssl=self._context, **self._timeouts
             )
         except (OSError, asyncio.CancelledError) as error:
-            accepted.close()
             self._reporter.debug("no connection", peer=peer, error=str(error) or type(error).__name__)
+            accepted.close()
             return
+        except BaseException:
+            accepted.close()
+            raise
+        finally:
+            self._handshakes.discard(task)
         try:
             # Not awaited directly: cancelling this task must not cancel the future.
             await asyncio.wait([connection.closed])
@@ -217,13 +240,14 @@ class Listener:
             self._full = False
 
 
-def _wake(listening: socket.socket) -> bool:
-    """End a pending accept with an error: to cancel it could swallow a connection that has just come."""
-    try:
-        listening.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return False  # not every system lets a listening socket be shut down
-    return True
+def _advice(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "is another server running? Stop it, or choose another server.listen_port"
+        case errno.EACCES:
+            return "ports below 1024 may need privileges; choose another server.listen_port"
+        case _:
+            return "is this an address of this machine? Check server.listen_host"
 
 
 def _peer(accepted: socket.socket) -> str:

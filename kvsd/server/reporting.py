@@ -5,9 +5,10 @@ Owns: levels, format and destination. Nothing that holds a value, a password or 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
@@ -17,9 +18,25 @@ from kvsd.config import LogFormat, LogLevel
 _LEVELS: Final = logging.getLevelNamesMapping()
 
 
+class _Lines:
+    """Writes to `stream` if there is one. The server goes on when nobody reads its log any more, or a disk is full."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def line(self, text: str) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(OSError):
+                self._stream.write(text + "\n")
+                self._stream.flush()
+
+    debug = info = warning = error = critical = line
+
+
 def make_reporter(level: LogLevel, log_format: LogFormat) -> FilteringBoundLogger:
     """A logger to stderr. It touches no global configuration: an embedding program keeps its own."""
-    on_terminal = sys.stderr.isatty()
+    stderr: TextIO | None = sys.stderr  # None where the process was started without one
+    on_terminal = stderr is not None and stderr.isatty()
     as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and not on_terminal)
     processors: list[Processor] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso")]
     if as_json:
@@ -27,7 +44,7 @@ def make_reporter(level: LogLevel, log_format: LogFormat) -> FilteringBoundLogge
     else:
         processors.append(structlog.dev.ConsoleRenderer(colors=on_terminal))
     logger: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
+        _Lines(stderr),
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level.upper()]),
     )

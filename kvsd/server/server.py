@@ -244,7 +244,10 @@ class Server:
     async def _stop_actors(self) -> None:
         for actor in self.dispatcher.actors:
             await actor.mailbox.put(None)
-        await asyncio.gather(*self._actors)
+        for ended in await asyncio.gather(*self._actors, return_exceptions=True):
+            if isinstance(ended, Exception):
+                # Nothing acknowledged is lost: recovery settles what the actor could not.
+                self._reporter.critical("a table was not closed in order", exc_info=ended)
 
 
 @contextlib.asynccontextmanager

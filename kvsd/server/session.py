@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, cast
 
 from structlog.typing import FilteringBoundLogger
@@ -26,14 +27,20 @@ from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
 from kvsd.table import request
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
-from kvsd.table.request import FREE_BYTES, Operation, Origin, Request, Result
+from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Operation, Origin, Request, Result
 
 READ_BUFFER_BYTES: Final = 256 << 10
 
 _MAX_TURNS: Final = 4
-"""Reads whose replies are outstanding; then the peer is not read from until some have left."""
+"""Stretches of messages whose replies are outstanding; then nothing is taken from the peer until some have left."""
 
-_WRITE_HIGH_WATER_BYTES: Final = 64 << 10
+_OPERATION_BYTES: Final = 128
+"""What an operation keeps in memory beside its value."""
+
+_WRITE_BYTES: Final = 64 << 10
+"""Handed to the transport at once. Behind TLS two such writes may lie unsent before it asks for a pause, so this bounds
+what the budget does not see."""
+
 _LINGER_SECONDS: Final = 1.0
 """After a fatal error what still arrives is thrown away for so long: closing at once could destroy the Fail that
 says why, while the peer still sends."""
@@ -67,6 +74,10 @@ class _Turn:
         """Without a request: what is said instead."""
         self.held_bytes = held_bytes
 
+    @property
+    def is_back(self) -> bool:
+        return self.request is None or self.request.future.done()
+
 
 class Session(Connection):
     """A BufferedProtocol, since streams cost 15 to 40 %, and a plain Protocol under uvloop and TLS two thirds."""
@@ -82,18 +93,23 @@ class Session(Connection):
         self._turns: deque[_Turn] = deque()
         self._transport: asyncio.Transport
         self._login: asyncio.Task[None] | None = None
+        self._taking: asyncio.Handle | None = None
         self._putting: asyncio.Task[None] | None = None
         self._unput: deque[Request] = deque()
-        self._input_held_bytes = 0
+        self._unsent = memoryview(b"")
+        """Replies that the transport has not taken yet."""
         self._unsent_held_bytes = 0
+        self._input_held_bytes = 0
         self._last_read = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._reading_paused = False
         self._writing_paused = False
+        self._behind = False
+        """The decoder may hold messages that there was no room to take."""
         self._rest_is_due = False
         """The first turn's Request was cut, and the part that came has been written."""
         self._ending = False
-        """No more requests are taken; the connection closes when all that were are answered."""
+        """Nothing more is read; the connection closes when all that was read is answered."""
         self._lingering = False
         """What still arrives is read and thrown away meanwhile."""
 
@@ -101,41 +117,47 @@ class Session(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # what it is; uvloop's class does not say so
-        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER_BYTES)
+        self._peer = transport.get_extra_info("peername")
         self._services.sessions.add(self)
         self._set_timer(self._services.authenticate_timeout_seconds, self._refuse_late)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._services.read_buffer
+        buffer = self._services.read_buffer
+        return buffer if self._principal is not None else buffer[: BEFORE_AUTHENTICATION.message_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._ending:
             return
         self._last_read = self._loop.time()
         self._decoder.feed(self._services.read_buffer[:nbytes])
-        self._take_messages(is_large=nbytes > FREE_BYTES)
+        self._take_messages()
 
     def eof_received(self) -> bool:
         """A peer that has ended its side (it can without TLS only) still gets the replies that it is owed."""
         self._ending = True
-        return bool(self._turns) and self._transport.get_extra_info("sslcontext") is None
+        self._lingering = False
+        if self._transport.get_extra_info("sslcontext") is not None:
+            self._close()
+            return False
+        self._go_on()
+        return True
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        self._steer_reading()
         self._watch_writing()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        self._services.budget.release(self._unsent_held_bytes)
-        self._unsent_held_bytes = 0
+        if self._transport.is_closing():
+            return
         self._stop_timer()
         self._watch_idleness()
+        self._write_unsent()
         self._send_ready()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ending = True
-        for handle in (self._timer, self._login, self._putting):
+        for handle in (self._timer, self._login, self._taking, self._putting):
             if handle is not None:
                 handle.cancel()
         budget = self._services.budget
@@ -147,20 +169,15 @@ class Session(Connection):
         self._turns.clear()
         self._services.sessions.discard(self)
         user = None if self._principal is None else self._principal.username
-        peer = self._transport.get_extra_info("peername")
-        self._services.reporter.debug("connection ended", peer=peer, user=user, error=exc and str(exc))
+        self._services.reporter.debug("connection ended", peer=self._peer, user=user, error=exc and str(exc))
         super().connection_lost(exc)
 
     # Called by the server
 
     def drain(self) -> None:
-        """Take no more requests; close when all that were read are answered."""
+        """Read no more; close when all that was read is answered."""
         self._ending = True
-        self._steer_reading()
-        self._close_if_done()
-
-    def abort(self) -> None:
-        self._transport.abort()
+        self._go_on()
 
     # Authentication
 
@@ -180,46 +197,68 @@ class Session(Connection):
         if principal is not None:
             self._admit(principal)
         else:
+            self._behind = True
             self._login = self._loop.create_task(self._verify(username, password))
-            self._steer_reading()
 
     async def _verify(self, username: str, password: str) -> None:
         try:
             principal = await self._services.authenticator.verify(username, password)
         except AuthenticationError:
-            # Exactly the Rust program's answer; a text could only help who is guessing.
-            self._login = None
-            self._reply(encode(messages.Fail(AuthenticationError.code, "")))
-            self._end()
+            # Exactly the Rust program's answer, with no text: that could only help who is guessing.
+            self._end_with(AuthenticationError())
         except Busy as error:
-            self._login = None
             self._end_with(error)
+        except Exception as error:
+            self._end_with_fault(error)
         else:
-            self._login = None
-            self._admit(principal)
-            self._take_messages(is_large=self._decoder.buffered_bytes > FREE_BYTES)
-            self._steer_reading()
+            if not self._transport.is_closing():
+                self._admit(principal)
+        self._login = None
+        self._send_ready()
 
     def _admit(self, principal: Principal) -> None:
         self._principal = principal
         self._table = self._services.dispatcher.table(principal, DEFAULT_TABLE)
         self._decoder.limits = self._services.limits
+        # Not 0: behind TLS that asks for a pause when nothing is unsent.
+        self._transport.set_write_buffer_limits(high=1, low=0)
         self._watch_idleness()
         self._reply(encode_success(None))
 
     def _refuse_late(self) -> None:
         milliseconds = round(self._services.authenticate_timeout_seconds * 1000)
         self._end_with(AuthenticationError(f"no Authenticate within {milliseconds} ms"))
+        self._send_ready()
 
     # Messages
 
-    def _take_messages(self, *, is_large: bool) -> None:
-        """Start on all complete messages that have arrived: one Request for each run of table operations."""
-        operations: list[Operation] = []
+    def _take_messages(self) -> None:
+        """Start on what has arrived, as far as there is room: one Request for each run of table operations."""
+        self._taking = None
+        self._behind = False
+        is_large = self._decoder.buffered_bytes > FREE_BYTES
+        if self._input_held_bytes:
+            self._services.budget.release(self._input_held_bytes)
+            self._input_held_bytes = 0
         try:
             if self._principal is None:
                 self._take_credentials()
-            while self._principal is not None:
+            if self._principal is not None:
+                self._take_operations(is_large=is_large)
+        except ProtocolError as error:
+            self._end_with(error)
+        except Exception as error:
+            self._end_with_fault(error)
+        else:
+            if is_large:
+                self._hold_input()
+        self._send_ready()
+
+    def _take_operations(self, *, is_large: bool) -> None:
+        """Take a bounded number of messages: others have their turn before the rest is looked at."""
+        operations: list[Operation] = []
+        try:
+            for _ in range(MAX_OPERATIONS):
                 message = self._decoder.next_message()
                 match message:
                     case messages.Get():
@@ -229,21 +268,16 @@ class Session(Connection):
                     case messages.Delete():
                         operations.append(request.Delete(message.key))
                     case None:
-                        break
+                        return
                     case _:
-                        self._ask(operations, is_large=is_large)
-                        operations = []
+                        run, operations = operations, []
+                        self._ask(run, is_large=is_large)
                         self._answer(message)
-        except ProtocolError as error:
+                        if len(self._turns) >= _MAX_TURNS:
+                            break
+            self._behind = True
+        finally:
             self._ask(operations, is_large=is_large)
-            self._end_with(error, linger=True)
-        except Exception as error:
-            self._services.reporter.critical("internal fault in a session", exc_info=error)
-            self._end_with(InternalError("internal fault; the server's log has the details"), linger=True)
-        else:
-            self._ask(operations, is_large=is_large)
-            if is_large or self._input_held_bytes:
-                self._hold_input()
 
     def _answer(self, message: Message | Refused) -> None:
         """Reply to what needs no table."""
@@ -257,25 +291,28 @@ class Session(Connection):
             case _:
                 self._reply(_fail(UnexpectedMessage(f"{type(message).__name__} is not expected here")))
 
-    def _ask(self, operations: list[Operation], *, is_large: bool) -> None:
+    def _ask(self, operations: Sequence[Operation], *, is_large: bool) -> None:
         """Pass `operations` to the table as one Request; the replies take their turn."""
         if not operations:
             return
-        table = self._table
-        held_bytes = 0
+        if not isinstance(self._table, TableActor):
+            assert self._table is not None
+            self._reply(_fail(self._table) * len(operations))
+            return
+        held_bytes = _OPERATION_BYTES * len(operations)
         if is_large:
-            held_bytes = sum(len(operation.value) for operation in operations if isinstance(operation, request.Set))
-            if not self._services.budget.hold(held_bytes):
-                self._reply(_fail(_out_of_memory()) * len(operations))
-                return
-        if isinstance(table, TableActor):
-            turn = _Turn(Request(operations, self._origin, self._loop.create_future()), held_bytes)
-            self._turns.append(turn)
-            self._put(turn)
-        else:
-            self._services.budget.release(held_bytes)
-            assert table is not None
-            self._reply(_fail(table) * len(operations))
+            held_bytes += sum(len(operation.value) for operation in operations if isinstance(operation, request.Set))
+        if held_bytes <= FREE_BYTES:
+            held_bytes = 0
+        elif not self._services.budget.hold(held_bytes):
+            self._reply(_fail(_out_of_memory()) * len(operations))
+            return
+        turn = _Turn(self._request(operations), held_bytes)
+        self._turns.append(turn)
+        self._put(turn)
+
+    def _request(self, operations: Sequence[Operation]) -> Request:
+        return Request(operations, self._origin, self._loop.create_future())
 
     def _put(self, turn: _Turn) -> None:
         asked = turn.request
@@ -287,10 +324,9 @@ class Session(Connection):
                 self._table.mailbox.put_nowait(asked)
             except asyncio.QueueFull:
                 self._putting = self._loop.create_task(self._put_waiting(self._table.mailbox))
-        if self._putting is not None:
-            self._unput.append(asked)
-        if self._putting is not None or len(self._turns) >= _MAX_TURNS:
-            self._steer_reading()
+            else:
+                return
+        self._unput.append(asked)
 
     async def _put_waiting(self, mailbox: asyncio.Queue[Request | None]) -> None:
         """The mailbox is full: wait for room, while nothing is read from this peer."""
@@ -298,36 +334,32 @@ class Session(Connection):
             await mailbox.put(self._unput[0])
             self._unput.popleft()
         self._putting = None
-        self._steer_reading()
+        self._go_on()
 
     def _hold_input(self) -> None:
         """Count a half-received value; where the budget has no room, its bytes are dropped and it is refused."""
-        budget = self._services.budget
-        wanted = max(0, self._decoder.buffered_bytes - FREE_BYTES)
-        if not budget.hold(wanted - self._input_held_bytes):
-            self._decoder.refuse_incomplete(_out_of_memory())
-            budget.release(self._input_held_bytes)
-            wanted = 0
-        self._input_held_bytes = wanted
+        unread_bytes = self._decoder.buffered_bytes - FREE_BYTES
+        if unread_bytes <= 0:
+            return
+        if self._services.budget.hold(unread_bytes):
+            self._input_held_bytes = unread_bytes
+            return
+        self._decoder.refuse_incomplete(_out_of_memory())
+        # What is left in memory is at most one read, unless the message is made of many parts.
+        if self._decoder.buffered_bytes > READ_BUFFER_BYTES:
+            self._end_with(_out_of_memory())
 
     # Replies
 
     def _reply(self, reply: bytes) -> None:
-        """Give `reply` its turn behind all that are owed."""
-        if self._turns and self._turns[-1].request is None:
-            self._turns[-1].reply += reply
-        else:
-            turn = _Turn(None, 0)
-            turn.reply += reply
-            self._turns.append(turn)
-        self._send_ready()
+        """Give `reply` its turn behind all that are owed; `_send_ready` sends it."""
+        if not self._turns or self._turns[-1].request is not None:
+            self._turns.append(_Turn(None, 0))
+        self._turns[-1].reply += reply
 
     def _send_ready(self, _: object = None) -> None:
         """Write all replies whose turn has come, with one write."""
         if self._writing_paused or self._transport.is_closing():
-            return
-        if self._rest_is_due:
-            self._ask_again()
             return
         turns = self._turns
         parts: list[bytes | bytearray] = []
@@ -342,7 +374,7 @@ class Session(Connection):
                 parts += [_encode_result(result) for result in results]
                 held_bytes += asked.held_bytes
                 if len(results) < len(asked.operations):
-                    turn.request = Request(asked.operations[len(results) :], self._origin, self._loop.create_future())
+                    turn.request = self._request(asked.operations[len(results) :])
                     self._rest_is_due = True
                     break
             else:
@@ -350,96 +382,104 @@ class Session(Connection):
             held_bytes += turn.held_bytes
             turns.popleft()
         if parts:
-            self._write(parts[0] if len(parts) == 1 else b"".join(parts), held_bytes)
+            self._unsent = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
+            self._unsent_held_bytes = held_bytes
+            self._write_unsent()
         self._go_on()
 
-    def _write(self, data: bytes | bytearray, held_bytes: int) -> None:
-        self._transport.write(data)
-        if self._writing_paused:
-            self._unsent_held_bytes += held_bytes
-        elif held_bytes:
-            self._services.budget.release(held_bytes)
+    def _write_unsent(self) -> None:
+        while self._unsent and not self._writing_paused:
+            piece, self._unsent = self._unsent[:_WRITE_BYTES], self._unsent[_WRITE_BYTES:]
+            self._transport.write(piece)
+        if self._unsent_held_bytes and not self._unsent and not self._writing_paused:
+            self._services.budget.release(self._unsent_held_bytes)
+            self._unsent_held_bytes = 0
 
     def _go_on(self) -> None:
         """Replies have left, or a part of one: what waited for that has its turn."""
+        if self._transport.is_closing():
+            return
         if self._rest_is_due:
             self._ask_again()
-        elif self._reading_paused:
-            self._steer_reading()
-        if self._ending:
-            self._close_if_done()
-
-    def _ask_again(self) -> None:
-        """After a Request was cut: ask for the rest once what came has been written and all behind it is back."""
-        self._steer_reading()
-        turns = [turn for turn in self._turns if turn.request is not None]
-        if self._writing_paused or not all(turn.request.future.done() for turn in turns[1:] if turn.request):
-            return
-        self._rest_is_due = self._origin.is_cut = False
-        for turn in turns:
-            asked = turn.request
-            assert asked is not None
-            if not asked.future.done():
-                self._put(turn)
-            elif not asked.results:
-                turn.request = Request(asked.operations, self._origin, self._loop.create_future())
-                self._put(turn)
-
-    # Reading, waiting and ending
-
-    def _steer_reading(self) -> None:
-        """Read from the peer only while everything that it causes has room."""
-        pause = not self._lingering and (
+        is_held_up = (
             self._writing_paused
-            or self._ending
             or self._origin.is_cut
             or self._login is not None
             or self._putting is not None
             or len(self._turns) >= _MAX_TURNS
         )
-        if pause != self._reading_paused and not self._transport.is_closing():
+        if self._behind and self._taking is None and not is_held_up:
+            self._taking = self._loop.call_soon(self._take_messages)
+        # Read from the peer only while everything that it causes has room.
+        pause = (is_held_up or self._behind or self._ending) and not self._lingering
+        if pause != self._reading_paused:
             self._reading_paused = pause
             if pause:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+        if self._ending:
+            self._close_if_done()
+
+    def _ask_again(self) -> None:
+        """After a Request was cut: ask for the rest once what came has been written and all behind it is back."""
+        if self._writing_paused or not all(turn.is_back for turn in islice(self._turns, 1, None)):
+            return
+        self._rest_is_due = self._origin.is_cut = False
+        for turn in self._turns:
+            asked = turn.request
+            if asked is None:
+                continue
+            if not asked.future.done():
+                self._put(turn)
+            elif not asked.results:
+                turn.request = self._request(asked.operations)
+                self._put(turn)
+
+    # Waiting and ending
 
     def _watch_idleness(self) -> None:
         timeout = self._services.idle_timeout_seconds
         if timeout and not self._ending:
             idle = 0.0 if self._turns else self._loop.time() - self._last_read
             if idle >= timeout:
-                self._transport.close()
+                self._close()
             else:
                 self._set_timer(timeout - idle, self._watch_idleness)
 
     def _watch_writing(self, left_bytes: int | None = None) -> None:
         """Disconnect a peer that has taken none of its replies since the last look."""
-        now_left = self._transport.get_write_buffer_size()
+        now_left = self._transport.get_write_buffer_size() + len(self._unsent)
         if left_bytes is not None and now_left >= left_bytes:
             self._transport.abort()
         else:
             self._set_timer(self._services.write_timeout_seconds, self._watch_writing, now_left)
 
-    def _end_with(self, error: KvsdError, *, linger: bool = False) -> None:
+    def _end_with(self, error: KvsdError) -> None:
         """Say what is wrong, behind the replies that are owed, and close."""
-        self._lingering = linger
-        self._ending = True
+        self._ending = self._lingering = True
+        self._behind = False
         self._reply(_fail(error))
-        self._steer_reading()
 
-    def _end(self) -> None:
-        self._ending = True
-        self._close_if_done()
+    def _end_with_fault(self, error: Exception) -> None:
+        """A fault of ours concerns this connection only."""
+        self._services.reporter.critical("internal fault in a session", exc_info=error)
+        self._end_with(InternalError("internal fault; the server's log has the details"))
 
     def _close_if_done(self) -> None:
-        if self._turns or self._login is not None or self._transport.is_closing():
+        if self._turns or self._behind or self._login is not None or self._writing_paused:
             return
-        if self._lingering:
-            self._set_timer(_LINGER_SECONDS, self._transport.abort)
-        else:
-            self._set_timer(self._services.write_timeout_seconds, self._transport.abort)
-            self._transport.close()
+        if not self._lingering:
+            self._close()
+            return
+        self._set_timer(_LINGER_SECONDS, self._close)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        """Close once the transport has sent what it holds, and cut a peer that does not take even that."""
+        self._set_timer(self._services.write_timeout_seconds, self._transport.abort)
+        self._transport.close()
 
     def _set_timer(self, seconds: float, callback: Callable[..., None], *args: object) -> None:
         """One timer a session: what it waits for changes, and is one thing at a time."""

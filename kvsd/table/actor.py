@@ -18,7 +18,7 @@ from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
 from kvsd.table.log import Read
 from kvsd.table.request import MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Request, Result, Set
 from kvsd.table.store import Commit, Store
-from kvsd.table.work import Fill, is_disk_full
+from kvsd.table.work import Fill, is_disk_full, may_have_lost_committed
 from kvsd.types import Fsync, Key, Value
 
 T = TypeVar("T")
@@ -79,6 +79,8 @@ class TableActor:
         self._current: Request | None = None
         self._waiting: defaultdict[int, list[Request]] = defaultdict(list)
         self._reading: set[Request] = set()
+        """Those that wait for cold reads, or to be executed anew."""
+        self._stopping = False
         self._jobs: set[asyncio.Future[Any]] = set()
         self._committing = False
         self._sync_timer: asyncio.TimerHandle | None = None
@@ -92,11 +94,10 @@ class TableActor:
 
     async def run(self) -> None:
         """Serve until the mailbox yields None; then commit what is staged, seal the log, and close it."""
-        stopping = False
-        while not stopping:
+        while not self._stopping:
             request = await self.mailbox.get()
             try:
-                stopping = self._serve(request)
+                self._serve(request)
             except Exception as error:
                 self._crash(error)
             if not self.mailbox.empty():
@@ -109,8 +110,8 @@ class TableActor:
             await self._finish()
         self._store.log.close()
 
-    def _serve(self, request: Request | None) -> bool:
-        """Execute what the mailbox holds, up to a bound, and start a commit; whether the end was reached."""
+    def _serve(self, request: Request | None) -> None:
+        """Execute what the mailbox holds, up to a bound, and start a commit."""
         operations = 0
         while request is not None:
             self._current = request
@@ -120,8 +121,8 @@ class TableActor:
             if operations >= _OPERATIONS_A_PASS or self.mailbox.empty():
                 break
             request = self.mailbox.get_nowait()
+        self._stopping = request is None
         self._start_commit()
-        return request is None
 
     async def _finish(self) -> None:
         try:
@@ -132,12 +133,15 @@ class TableActor:
 
     # Operations
 
-    def _execute(self, request: Request) -> None:
-        """Decide all operations of `request`; it is resolved at once unless a result waits for the disk."""
+    def _execute(self, request: Request, *, anew: bool = False) -> None:
+        """Decide all operations of `request`; it is resolved at once unless a result waits for the disk.
+
+        One that is executed `anew` came before whatever its origin has been cut at since.
+        """
         request.waits = 1
         if self.unavailable is not None:
             request.results = [self.unavailable] * len(request.operations)
-        elif not request.origin.is_cut:
+        elif anew or not request.origin.is_cut:
             self._execute_operations(request)
         if request.group:
             request.waits += 1
@@ -207,7 +211,7 @@ class TableActor:
             case Busy():
                 return old
             case CorruptLog():
-                old = CorruptLog(f"{old} The key was deleted", old.path, old.offset)
+                old = _deleted_anyway(old)
             case _:
                 pass
         self._store.delete(key)
@@ -228,7 +232,11 @@ class TableActor:
         def done(values: list[Value | CorruptLog]) -> None:
             for (place, read), value in zip(reads, values, strict=True):
                 read.done()
-                results[place] = self._damage(value) if isinstance(value, CorruptLog) else value
+                results[place] = value
+                if isinstance(value, CorruptLog):
+                    self._damage(value)
+                    if isinstance(request.operations[place], Delete):
+                        results[place] = _deleted_anyway(value)
             if request.results is results:  # else it was executed anew meanwhile
                 self._reading.discard(request)
                 request.resolve()
@@ -240,7 +248,7 @@ class TableActor:
 
     def _start_commit(self) -> None:
         """Bring the staged group to the medium, unless one is under way: then its end starts the next."""
-        if self._committing or self.state is State.READ_ONLY:
+        if self._committing or self.state is State.READ_ONLY or not self._resumed or self.unavailable is not None:
             return
         commit = self._store.take()
         if commit is not None:
@@ -269,12 +277,17 @@ class TableActor:
 
     def _filled(self, fill: Fill) -> None:
         self._store.log.filled(fill)
-        self._start_commit()
+        if self._resumed:
+            self._start_commit()
+        elif self.state is State.FULL and not self._committing:
+            self._start_resume()
 
     def _sync(self) -> None:
         self._sync_timer = None
+        if self.state is State.READ_ONLY or self.unavailable is not None:
+            return
         sync = self._store.log.sync()
-        if sync is not None and self.unavailable is None:
+        if sync is not None:
             self._run(self._pools.commits, sync.run, lambda _: self._store.log.synced(sync), self._turn_read_only)
 
     # Failures of the disk
@@ -282,17 +295,16 @@ class TableActor:
     def _commit_failed(self, commit: Commit, error: OSError) -> None:
         self._committing = False
         self._store.failed(commit)
-        lost_after_write = commit.append.syncing and not commit.append.sync
-        if is_disk_full(error) and self.state is not State.READ_ONLY and not lost_after_write:
+        may_resume = is_disk_full(error) and not may_have_lost_committed(commit.append)
+        if may_resume and self.state is not State.READ_ONLY:
             self.state = State.FULL
             self._resumed = False
             self._refusal = (
-                f"table {self.name} takes no values while the disk is full ({error.strerror}); "
-                "nothing of this request was stored. Delete keys or make room: writes resume by themselves"
+                f"table {self.name} takes no values while the disk is full ({error.strerror}). "
+                "Delete keys or make room: writes resume by themselves"
             )
             self._reporter.critical("disk full", table=self.name, error=str(error))
             self._start_resume()
-            self._answer_anew()
         else:
             self._turn_read_only(error)
 
@@ -309,11 +321,15 @@ class TableActor:
 
     def _answer_anew(self) -> None:
         """Requests that waited for a commit that will not come are executed as if they had come just now."""
-        waiting, self._waiting = self._waiting, defaultdict(list)
-        for group in sorted(waiting):
-            for request in waiting[group]:
-                request.reset()
-                self._execute(request)
+        requests = [request for group in sorted(self._waiting) for request in self._waiting[group]]
+        self._waiting.clear()
+        self._reading.update(requests)  # where a crash finds those whose turn has not come
+        for request in requests:
+            self._reading.discard(request)
+            self._current = request
+            request.reset()
+            self._execute(request, anew=True)
+        self._current = None
 
     def _refuse_write(self) -> ReadOnly:
         if self.state is State.FULL and self._loop.time() >= self._next_room_check:
@@ -325,17 +341,25 @@ class TableActor:
         return ReadOnly(self._refusal)
 
     def _start_resume(self) -> None:
+        """Those who waited for the failed commit are answered at the end: until then the log may hold a part of what
+        they are refused, and a crash would bring it to light."""
         resume = self._store.log.resume()
+        if resume is None:
+            return  # the end of the Fill comes back here
 
         def resumed(_: None) -> None:
             self._committing = False
             self._store.log.resumed(resume)
             self._resumed = True
+            self._answer_anew()
+            self._start_commit()
 
         def failed(error: OSError) -> None:
             self._committing = False
-            if not is_disk_full(error):
+            if not is_disk_full(error) or may_have_lost_committed(resume):
                 self._turn_read_only(error)
+            else:
+                self._answer_anew()
 
         self._committing = True
         self._run(self._pools.commits, resume.run, resumed, failed)
@@ -402,6 +426,10 @@ def _read_all(reads: list[Read]) -> list[Value | CorruptLog]:
         except CorruptLog as error:
             values.append(error)
     return values
+
+
+def _deleted_anyway(error: CorruptLog) -> CorruptLog:
+    return CorruptLog(f"{error}. The key was deleted", error.path, error.offset)
 
 
 def _out_of_memory() -> Busy:

@@ -10,8 +10,8 @@ from typing import Final
 
 from kvsd.types import Key, Value
 
-_ENTRY_BYTES: Final = 240
-"""Measured beside the value itself: two object headers, a short key, a slot and a link of the ordered dict."""
+_ENTRY_BYTES: Final = 220
+"""Measured beside key and value: two object headers, a slot and a link of the ordered dict."""
 
 
 class ValueCache:
@@ -34,20 +34,23 @@ class ValueCache:
     def put(self, key: Key, value: Value) -> None:
         """Keep `value` unless it alone would push out a large part of the others."""
         self.discard(key)
-        cost = _ENTRY_BYTES + len(value)
+        cost = _cost(key, value)
         if cost > self._limit_bytes >> 3:
             return
         self._values[key] = value
         self.used_bytes += cost
         while self.used_bytes > self._limit_bytes:
-            _, evicted = self._values.popitem(last=False)
-            self.used_bytes -= _ENTRY_BYTES + len(evicted)
+            self.used_bytes -= _cost(*self._values.popitem(last=False))
 
     def discard(self, key: Key) -> None:
         value = self._values.pop(key, None)
         if value is not None:
-            self.used_bytes -= _ENTRY_BYTES + len(value)
+            self.used_bytes -= _cost(key, value)
 
     def clear(self) -> None:
         self._values.clear()
         self.used_bytes = 0
+
+
+def _cost(key: Key, value: Value) -> int:
+    return _ENTRY_BYTES + len(key) + len(value)

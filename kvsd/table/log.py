@@ -87,7 +87,6 @@ class Log:
         self._last_timestamp_us = 0
         self._segments: dict[int, Segment] = {}
         self._runs: list[Run] = []
-        self._abandoned: list[SegmentHeader] = []
 
     def recover(self) -> Iterator[Record]:
         """Replay all intact entries in order, settle the tail, and open a new active segment.
@@ -105,6 +104,7 @@ class Log:
             self.reserve().run()
         except OSError as error:
             if not is_disk_full(error):
+                self.close()
                 raise
 
     @property
@@ -117,6 +117,8 @@ class Log:
         self._active = active
         self._tail = _Tail(header, header.crc_seed)
         self._committed = copy.copy(self._tail)
+        self._failed_to = self._tail.end
+        """Where the entries of a failed append end in the active segment, and its SEAL may stand."""
         self._filled_to = self.medium.size(active.fd)
         self._fill_bytes = FIRST_FILL_BYTES
         self._fill: Fill | None = None
@@ -226,26 +228,33 @@ class Log:
 
     def failed(self, append: Append) -> None:
         """`append` has failed; `abandon` must follow."""
+        self._failed_to = append.runs[0].end
         for run in append.runs:
             if run.segment is not None and run.segment is not self._active:
                 run.segment.close()
-                self._abandoned.append(run.header)
 
     def abandon(self) -> None:
         """Forget all that is not committed. Its numbers are not used again."""
         self._runs = []
         self._tail = copy.copy(self._committed)
 
-    def resume(self) -> Resume:
-        """The job that makes a log writable again whose last append met a full disk; then call `resumed`."""
+    def resume(self) -> Resume | None:
+        """The job that makes a log writable again whose last append met a full disk; then call `resumed`.
+
+        None while a Fill is in its way: its zeros could overwrite the SEAL.
+        """
+        if self._fill is not None:
+            return None
         tail = self._committed
         seal = self._seal_entry(tail)
-        return Resume(self.medium, self._active.path, tail.end, seal, self._next_header(tail), self._abandoned)
+        header = self._next_header(tail)
+        return Resume(
+            self.medium, self._active.path, tail.end, self._failed_to, seal, header, sync=not self._is_loose
+        )
 
     def resumed(self, resume: Resume) -> None:
         assert resume.created is not None
         self._segments[resume.header.segment_id] = resume.created
-        self._abandoned = []
         self._start(resume.created)
 
     def reserve(self) -> Reserve:
@@ -256,7 +265,7 @@ class Log:
         room = self._filled_to - self._tail.end
         if (
             self._fill is not None
-            or room > self._fill_bytes // 2
+            or room > self._fill_bytes // 4
             or self._filled_to >= self.options.segment_bytes
             or self._tail.header is not self._active.header
             or self.options.fsync is Fsync.NEVER

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from kvsd.errors import CorruptLog
-from kvsd.table.entry import HEADER, HEADER_BYTES, Header, encode_seal, header_is_intact
+from kvsd.table.entry import HEADER, HEADER_BYTES, SEQ_GAP, Header, encode_seal, header_is_intact
 from kvsd.table.medium import Medium
 from kvsd.table.scan import Record, Scan
 from kvsd.table.segment import (
@@ -21,9 +21,7 @@ from kvsd.table.segment import (
     SegmentHeader,
     parse_name,
 )
-
-SEQ_GAP: Final = 1 << 32
-"""Left after a crash in which numbers may have been seen that never reached the disk."""
+from kvsd.table.work import RESERVE_NAME
 
 _COPY_BYTES: Final = 4 << 20
 
@@ -48,6 +46,7 @@ def recover(
     """
     medium.make_directory(directory)
     segments = _open_segments(medium, directory)
+    empty: set[int] = set()
     try:
         covered_through = 0
         scan: Scan | None = None
@@ -55,37 +54,47 @@ def recover(
             _check_continues(segment, covered_through)
             scan = Scan(segment, whole_batches=segment is segments[-1])
             yield from scan
+            if not scan.count:
+                empty.add(segment.header.segment_id)
             if segment is not segments[-1]:
                 _check_sealed(scan)
                 covered_through = scan.covered_through
         if scan is None:
+            # Only now, and not where the folders are created: a run may have died in between.
+            medium.sync_parents(directory)
             timestamp_us, torn = now_us(), False
             header = SegmentHeader.first(timestamp_us, loose=loose)
         else:
             timestamp_us = max(now_us(), scan.last_timestamp_us + 1)
             torn = scan.sealed_at is None and _has_torn_tail(scan)
             header = _settle(scan, segments, torn=torn, timestamp_us=timestamp_us, loose=loose)
-        segments.append(Segment.create(medium, directory, header))
+        # Not filled: a full disk must not keep a table from being read.
+        segments.append(Segment.create(medium, directory, header, fill_bytes=0))
+        # The numbers of empty segments live on in their successors' headers.
+        for segment in [segment for segment in segments if segment.header.segment_id in empty]:
+            medium.unlink(segment.path)
+            segments.remove(segment)
+            segment.close()
     except BaseException:
         for segment in segments:
             segment.close()
         raise
-    if scan is not None and not scan.count:
-        # An empty segment's numbers live on in its successor's header.
-        empty = segments.pop(-2)
-        empty.close()
-        medium.unlink(empty.path)
     return Recovered(segments, timestamp_us, torn)
 
 
 def _settle(scan: Scan, segments: list[Segment], *, torn: bool, timestamp_us: int, loose: bool) -> SegmentHeader:
     """Seal the last segment if its own run did not; returns the header of its successor."""
     old, last_seq = scan.segment.header, scan.end_seq
-    epoch, gap = old.epoch, 0
+    lost_numbers = scan.lost_numbers
     if scan.sealed_at is not None:
         _check_sealed(scan)
+    _remove_leftovers(scan.segment.medium, scan.segment.path.parent)
+    if scan.sealed_at is not None:
+        _write_seal_again(scan, scan.sealed_at)
     else:
-        last_seq += 1
+        # The SEAL itself takes the gap, so that a crash before the successor's creation does not forget it.
+        lost_numbers = old.loose
+        last_seq += 1 + SEQ_GAP * lost_numbers
         seal = encode_seal(
             mark=old.mark,
             crc_seed=old.crc_seed,
@@ -98,27 +107,28 @@ def _settle(scan: Scan, segments: list[Segment], *, torn: bool, timestamp_us: in
         )
         segments[-1] = _replace_by_sealed_copy(scan, seal, keep_old=torn)
         scan.segment.close()
-        if old.loose:
-            epoch, gap = epoch + 1, SEQ_GAP
     covered_through = last_seq if scan.count else old.covered_from - 1
-    successor = old.successor(covered_through, last_seq + gap, timestamp_us, loose=loose)
-    return replace(successor, epoch=epoch)
+    successor = old.successor(covered_through, last_seq, timestamp_us, loose=loose)
+    return replace(successor, epoch=old.epoch + lost_numbers)
+
+
+def _write_seal_again(scan: Scan, at: int) -> None:
+    """The SEAL may be in the page cache alone, since the sync behind it has failed or was never reached. Were it lost
+    once there is a successor, that would be corruption."""
+    medium, fd = scan.segment.medium, scan.segment.fd
+    medium.write(fd, [medium.read(fd, scan.accepted_to - at, at)], at)
+    medium.truncate(fd, scan.accepted_to)
+    medium.sync(fd)
 
 
 def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
-    """All segments of the table in order; what an interrupted creation left is removed.
+    """All segments of the table in order.
 
     Raises CorruptLog where a file is no segment or belongs to another table.
     """
-    names = []
-    for name in medium.names(directory):
-        if name.endswith(TEMPORARY):
-            medium.unlink(directory / name)
-        elif parse_name(name) is not None:
-            names.append(name)
     segments: list[Segment] = []
     try:
-        for name in names:
+        for name in filter(parse_name, medium.names(directory)):
             segment = Segment.open(medium, directory / name)
             segments.append(segment)
             if segment.header.table_id != segments[0].header.table_id:
@@ -128,6 +138,14 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
             segment.close()
         raise
     return segments
+
+
+def _remove_leftovers(medium: Medium, directory: Path) -> None:
+    """What interrupted creations left; and the reserve, whose room a full disk needs now."""
+    for name in medium.names(directory):
+        is_temporary = name.endswith(TEMPORARY) and parse_name(name.removesuffix(TEMPORARY))
+        if is_temporary or name == RESERVE_NAME:
+            medium.unlink(directory / name)
 
 
 def _check_continues(segment: Segment, covered_through: int) -> None:
@@ -198,6 +216,7 @@ def _replace_by_sealed_copy(scan: Scan, seal: bytes, *, keep_old: bool) -> Segme
         medium.close(fd)
     if keep_old:
         _set_aside(medium, path)
+        medium.sync_directory(path.parent)
     medium.rename(temporary, path)
     medium.sync_directory(path.parent)
     return Segment.open(medium, path)

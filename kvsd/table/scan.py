@@ -12,7 +12,7 @@ from zlib import crc32
 
 from kvsd.errors import UnsupportedFormat
 from kvsd.table import entry
-from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, SEAL_VALUE, Kind
+from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, SEAL_VALUE, SEQ_GAP, Kind
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment
 from kvsd.types import Key
 
@@ -41,6 +41,8 @@ class Scan:
         self.last_timestamp_us = segment.header.base_timestamp_us
         self.sealed_at: int | None = None
         """Offset of an intact SEAL whose count, seq and digest fit; the scan ends with it."""
+        self.lost_numbers = False
+        """The SEAL says so: recovery put it there, after a run whose unsynced entries may have been seen."""
         self.ended_because = ""
 
     @property
@@ -60,6 +62,7 @@ class Scan:
         unpack = HEADER.unpack_from
         last_seq, last_timestamp = segment.header.base_seq, self.last_timestamp_us
         batch: list[Record] = []
+        wanted = 0
         digest = count = 0
         segment_position = segment.header.position(0)
         base = SEGMENT_HEADER_BYTES
@@ -108,6 +111,7 @@ class Scan:
                     self.ended_because = "the SEAL does not fit the entries before it"
                     break
                 self.sealed_at = offset
+                self.lost_numbers = seq - last_seq > SEQ_GAP
                 self.accepted_to = base + end
                 self.last_seq, self.last_timestamp_us = seq, timestamp
                 break
@@ -117,11 +121,13 @@ class Scan:
             count += 1
             at = end
             if batch_count > 1 and self.whole_batches:
-                if batch_index != len(batch):
+                if not batch:
+                    wanted = batch_count
+                if batch_index != len(batch) or batch_count != wanted:
                     self.ended_because = "a batch is incomplete"
                     break
                 batch.append((kind, key, seq, segment_position | offset, value_bytes))
-                if len(batch) < batch_count:
+                if len(batch) < wanted:
                     continue
                 yield from batch
                 batch = []

@@ -253,8 +253,7 @@ class Segment:
 
 
 def seal(medium: Medium, fd: int, end: int, entry: bytes) -> None:
-    """Sync what the SEAL vouches for, write it at `end`, and cut the file behind it."""
-    medium.sync(fd)
+    """Write the SEAL `entry` at `end` and cut the file behind it. What it vouches for must have been synced."""
     medium.write(fd, [entry], end)
     medium.truncate(fd, end + len(entry))
     medium.sync(fd)

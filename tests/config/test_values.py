@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from kvsd.config import values
-from kvsd.types import Fsync
 from kvsd.config.values import GIB, KIB, MIB
+from kvsd.types import Fsync
 
 whole = values.whole(1, 65_535)
 seconds = values.seconds(0, 60)

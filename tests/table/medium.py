@@ -16,7 +16,8 @@ What may survive, by the rules that `docs/log-format.md` assumes of the medium:
 - Names (create, rename, link, unlink, mkdir) survive once their directory is synced; of the later ones a prefix
   survives, or any subset. A rename is atomic. Syncing a file does not make its name durable.
 - A sync that fails loses any of the pages it should have written, and marks them clean: a later sync that succeeds
-  does not bring them back, though they can still be read until the power goes.
+  does not bring them back, though they can still be read until the power goes. Each descriptor of the file that was
+  open then is told once.
 
 It lies in one way: real systems often keep more, and never keep every adverse combination that this one tries.
 """
@@ -269,6 +270,7 @@ class FaultyMedium(Medium):
         self._folders = [str(p.relative_to(root)) for p in sorted(root.rglob("*")) if p.is_dir()]
         self._names = {name: number for number, name in enumerate(self._found)}
         self._numbers = itertools.count(len(self._found))
+        self._untold: set[int] = set()
         self._gates: dict[Call, Gate] = {}
         self._lock = threading.RLock()
         self._plan: Callable[[Call], OSError | PowerCut | None] = lambda _: None
@@ -373,6 +375,7 @@ class FaultyMedium(Medium):
     def close(self, fd: int) -> None:
         with self._lock:
             del self.open_files[fd]
+            self._untold.discard(fd)
             super().close(fd)
 
     def write(self, fd: int, buffers: Sequence[bytes], offset: int) -> None:
@@ -389,8 +392,9 @@ class FaultyMedium(Medium):
                 growth = max(0, offset + len(data) - self.size(fd))
                 part = len(data) // 2
                 if self.room_bytes is not None:
-                    part = len(data) - growth + min(growth, self.room_bytes)
-                self._write(fd, data[:part], offset)
+                    part = max(0, len(data) - growth + min(growth, self.room_bytes))
+                if part:
+                    self._write(fd, data[:part], offset)
             raise
 
     def _write(self, fd: int, data: bytes, offset: int) -> None:
@@ -404,9 +408,15 @@ class FaultyMedium(Medium):
             number = self.open_files[fd]
         try:
             with self._call(Call.SYNC):
+                if fd in self._untold:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
                 self._record(Call.SYNC, file=number)
         except OSError:
-            self._record(Call.SYNC, file=number, failed=True)
+            with self._lock:
+                self._record(Call.SYNC, file=number, failed=True)
+                if fd not in self._untold:
+                    self._untold |= {other for other, file in self.open_files.items() if file == number}
+                self._untold.discard(fd)
             raise
 
     def truncate(self, fd: int, size: int) -> None:

@@ -1,0 +1,339 @@
+"""A full disk, and calls that fail one by one under a serving table: nothing acknowledged is lost, and it recovers."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvsd.errors import KvsdError, ReadOnly
+from kvsd.table import actor as actor_module
+from kvsd.table.actor import State
+from kvsd.table.request import Delete, Get, Operation, Result, Set
+from kvsd.table.work import RESERVE_BYTES, RESERVE_NAME, ROOM_BYTES
+from kvsd.types import Fsync
+from tests.table.history import recovered
+from tests.table.medium import Call, FaultyMedium
+from tests.table.serving import Inline, Serving, Stepped, serving
+
+
+@pytest.fixture
+def medium(tmp_path: Path) -> FaultyMedium:
+    return FaultyMedium(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _look_for_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor_module, "_ROOM_CHECK_SECONDS", 0.0)
+
+
+async def write_until_it_resumes(table: Serving) -> None:
+    for _ in range(100):
+        if await table.ask(Set(b"again", b"v")) == [None]:
+            return
+        await table.settle()
+    pytest.fail("writes never resumed")
+
+
+async def test_a_full_disk_takes_no_values_still_deletes_and_resumes_when_there_is_room(medium: FaultyMedium) -> None:
+    async with serving(medium) as table:
+        await table.ask(Set(b"a", b"1"), Set(b"b", b"2"))
+        await table.settle()
+        medium.room_bytes = 100
+        (refused,) = await table.ask(Set(b"c", bytes(200_000)))
+        assert isinstance(refused, ReadOnly)
+        assert "disk is full" in str(refused)
+        assert ("critical", "disk full") in table.reporter.events
+        while not table.actor._resumed:
+            await asyncio.sleep(0)
+        assert table.actor.state is State.FULL
+        assert not (medium.root / "t" / RESERVE_NAME).exists()
+        assert await table.ask(Get(b"a"), Delete(b"a"), Get(b"a"), Get(b"c")) == [b"1", b"1", None, None]
+        (refused,) = await table.ask(Set(b"c", b"3"))
+        assert isinstance(refused, ReadOnly), "values could eat the room that deletes need"
+        medium.room_bytes = 4 * ROOM_BYTES
+        await write_until_it_resumes(table)
+        assert table.actor.state is State.WRITABLE
+        assert ("info", "the disk has room again; writes resume") in table.reporter.events
+        assert (medium.root / "t" / RESERVE_NAME).stat().st_size == RESERVE_BYTES
+    medium.heal()
+    assert recovered(medium) == {b"b": b"2", b"again": b"v"}
+
+
+async def test_a_disk_that_stays_full_keeps_serving_reads(medium: FaultyMedium) -> None:
+    async with serving(medium) as table:
+        await table.ask(Set(b"a", b"1"))
+        await table.settle()
+        medium.fail(errno.ENOSPC, calls={Call.WRITE, Call.CREATE}, forever=True)
+        for _ in range(20):
+            got, refused, not_deleted = await table.ask(Get(b"a"), Set(b"b", b"2"), Delete(b"a"))
+            assert got == b"1"
+            assert isinstance(refused, ReadOnly)
+            assert isinstance(not_deleted, ReadOnly)
+            await table.settle()
+        medium.heal()
+        await write_until_it_resumes(table)
+        await table.ask(Delete(b"a"))
+    assert recovered(medium) == {b"again": b"v"}
+
+
+async def test_a_quota_is_a_full_disk(medium: FaultyMedium) -> None:
+    async with serving(medium) as table:
+        medium.fail(errno.EDQUOT, calls={Call.WRITE})
+        await table.ask(Set(b"a", b"1"))
+        assert table.actor.state is State.FULL
+        await write_until_it_resumes(table)
+
+
+async def test_a_resume_waits_for_the_fill_whose_zeros_could_overwrite_its_seal(medium: FaultyMedium) -> None:
+    commits = Stepped()
+    async with serving(medium, commits=commits) as table:
+        first = table.request(Set(b"k", bytes(20_000)))
+        await table.settle()
+        while commits.jobs:
+            commits.run()()
+            await table.settle()
+        await first.future
+        second = table.request(Set(b"k", bytes(50_000)))
+        await table.settle()
+        assert commits.names == ["Append", "Fill"]
+        medium.fail(errno.ENOSPC, calls={Call.WRITE})
+        commits.run(0)()
+        await table.settle()
+        assert commits.names == ["Fill"]
+        commits.run()()
+        await table.settle()
+        assert commits.names == ["Resume"]
+        commits.run()()
+        await table.settle()
+        assert table.actor._resumed
+        assert isinstance((await second.future)[0], ReadOnly)
+        deleted = table.request(Delete(b"k"))
+        await table.settle()
+        while commits.jobs:
+            commits.run()()
+            await table.settle()
+        assert (await deleted.future)[0] == bytes(20_000)
+        table.budget.release(deleted.held_bytes)
+        stopping = asyncio.ensure_future(table.stop())
+        await table.settle()
+        commits.run()()
+        await stopping
+    assert recovered(medium) == {}
+
+
+async def test_a_delete_that_met_the_full_disk_is_done_in_the_room_that_was_made(medium: FaultyMedium) -> None:
+    async with serving(medium, commits=Inline()) as table:
+        await table.ask(Set(b"k", b"v"))
+        await table.settle()
+        medium.room_bytes = 0
+        refused, old = await table.ask(Set(b"a", bytes(200_000)), Delete(b"k"))
+        assert isinstance(refused, ReadOnly)
+        assert old == b"v"
+        medium.heal()
+    assert recovered(medium) == {}
+
+
+async def test_no_fill_follows_the_seal_of_a_resume_that_failed(medium: FaultyMedium) -> None:
+    """The table that could not resume yet must not touch the segment which it has sealed."""
+    async with serving(medium, commits=Inline()) as table:
+        await table.ask(Set(b"k", b"v"))
+        await table.settle()
+        medium.room_bytes = 0
+        await table.ask(Set(b"a", bytes(200_000)))
+        await table.settle()
+        for number in range(600):
+            await table.ask(Set(b"%d" % number, b""), Delete(b"k"), Get(b"k"))
+            await table.settle()
+        medium.heal()
+        await write_until_it_resumes(table)
+    assert recovered(medium) == {b"again": b"v"}
+
+
+async def test_a_loose_table_whose_lost_sync_met_a_full_disk_does_not_go_on(medium: FaultyMedium) -> None:
+    """What was answered and not synced may be gone: a SEAL over it would turn that into corruption."""
+    commits = Stepped()
+    async with serving(medium, commits=commits, fsync=Fsync.INTERVAL) as table:
+        for value in (b"v", b"w"):
+            table.request(Set(b"k", value))
+            await table.settle()
+            medium.fail(errno.ENOSPC, calls={Call.WRITE}, at=1 if value == b"w" else 100)
+            while "Resume" not in commits.names and commits.jobs:
+                commits.run()()
+                await table.settle()
+        medium.fail(errno.ENOSPC, calls={Call.SYNC})
+        commits.run()()
+        await table.settle()
+        assert table.actor.state is State.READ_ONLY
+
+
+async def test_a_loose_roll_whose_sync_met_a_full_disk_turns_read_only(medium: FaultyMedium) -> None:
+    async with serving(medium, fsync=Fsync.NEVER, segment_bytes=400) as table:
+        await table.ask(Set(b"k", bytes(100)))
+        medium.fail(errno.ENOSPC, calls={Call.SYNC})
+        await table.ask(Set(b"k", bytes(100)))
+        assert table.actor.state is State.READ_ONLY
+
+
+async def test_a_full_reserve_leaves_the_table_full(medium: FaultyMedium) -> None:
+    async with serving(medium) as table:
+        await table.ask(Set(b"k", b"v"))
+        await table.settle()
+        medium.room_bytes = 10
+        await table.ask(Set(b"k", bytes(200_000)))
+        while not table.actor._resumed:
+            await asyncio.sleep(0)
+        medium.room_bytes = ROOM_BYTES - 1
+        for _ in range(10):
+            assert isinstance((await table.ask(Set(b"k", b"w")))[0], ReadOnly)
+            await table.settle()
+        medium.room_bytes = ROOM_BYTES * 2
+        await write_until_it_resumes(table)
+
+
+# Every call fails once, or for good
+
+
+class Client:
+    """One client that remembers what it was told, and when."""
+
+    def __init__(self, table: Serving, known: dict[bytes, set[bytes | None]]) -> None:
+        self.table = table
+        self.known = known
+        """What each key may hold: what was acknowledged, and what was refused since."""
+        self.in_flight: list[tuple[int, int, dict[bytes, set[bytes | None]]]] = []
+        """For each request: the recorded operations before and after it, and what keys may have held between."""
+
+    async def ask(self, *operations: Operation) -> None:
+        before = len(self.table.medium.operations)
+        between = {key: set(values) for key, values in self.known.items()}
+        for operation in operations:
+            if not isinstance(operation, Get):
+                between.setdefault(operation.key, {None}).add(_written(operation))
+        for operation, result in zip(operations, await self.table.ask(*operations), strict=True):
+            self._learn(operation, result)
+        await self.table.settle()
+        self.in_flight.append((before, len(self.table.medium.operations), between))
+
+    def _learn(self, operation: Operation, result: Result) -> None:
+        allowed = self.known.setdefault(operation.key, {None})
+        match operation:
+            case Get():
+                assert result in allowed
+            case _:
+                value = _written(operation)
+                if isinstance(result, KvsdError):
+                    assert isinstance(result, ReadOnly)
+                    allowed.add(value)
+                else:
+                    self.known[operation.key] = {value}
+
+
+def _written(operation: Operation) -> bytes | None:
+    return operation.value if isinstance(operation, Set) else None
+
+
+def operations(seed: int) -> Iterator[tuple[Operation, ...]]:
+    rng = random.Random(seed)
+    for _ in range(14):
+        yield tuple(
+            Delete(b"%d" % rng.randrange(3))
+            if rng.random() < 0.25
+            else Set(b"%d" % rng.randrange(3), rng.randbytes(rng.randrange(300)))
+            for _ in range(rng.randrange(1, 4))
+        )
+
+
+def agrees(found: dict[bytes, bytes], known: dict[bytes, set[bytes | None]]) -> bool:
+    return set(found) <= set(known) and all(found.get(key) in values for key, values in known.items())
+
+
+async def one_failure(root: Path, number: int, at: int, *, forever: bool, fsync: Fsync = Fsync.ALWAYS) -> bool:
+    """A table under which the `at`-th call fails; whether the table has noticed."""
+    medium = FaultyMedium(root / "a")
+    async with serving(medium, commits=Inline(), segment_bytes=1_200, fsync=fsync) as table:
+        client = Client(table, {})
+        medium.fail(number, at=at, forever=forever)
+        for asked in operations(at % 5):
+            await client.ask(*asked)
+            await client.ask(*[Get(b"%d" % key) for key in range(3)])
+        state = table.actor.state
+        met = ("critical", "disk full") in table.reporter.events or state is State.READ_ONLY
+        if number == errno.ENOSPC and state is not State.READ_ONLY:
+            # Nothing was lost: it must come back.
+            medium.heal()
+            await write_until_it_resumes(table)
+            client.known[b"again"] = {b"v"}
+            for asked in operations(at):
+                await client.ask(*asked)
+    medium.heal()
+    found = recovered(medium, fsync=fsync)
+    assert agrees(found, client.known)
+    rng = random.Random(at)
+    if fsync is Fsync.ALWAYS:
+        after = medium.disk(seed=at).survivors(rng, root / "b")
+        assert recovered(after) == found
+        # And where the power went at any moment on the way.
+        for before, end, between in client.in_flight:
+            if rng.random() < 0.2:
+                after = medium.disk(rng.randint(before, end), seed=at).survivors(rng, root / f"c{before}-{end}")
+                assert agrees(recovered(after), between)
+                shutil.rmtree(after.root)
+    return met
+
+
+STEPS = range(1, 66)
+"""The calls of the scenario."""
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("forever", [False, True])
+@pytest.mark.parametrize(
+    "steps", [STEPS[::5], pytest.param(STEPS, marks=[pytest.mark.slow, pytest.mark.timeout(300)])], ids=["some", "all"]
+)
+async def test_a_call_that_fails_under_a_serving_table_loses_nothing(
+    tmp_path: Path, number: int, forever: bool, steps: range
+) -> None:
+    met = [await one_failure(tmp_path / str(at), number, at, forever=forever) for at in steps]
+    assert sum(met) > len(steps) // 2
+
+
+@pytest.mark.parametrize("fsync", [Fsync.INTERVAL, Fsync.NEVER])
+async def test_a_call_that_fails_under_a_loose_table_loses_nothing_without_a_power_cut(
+    tmp_path: Path, fsync: Fsync
+) -> None:
+    for at in range(1, 40, 3):
+        await one_failure(tmp_path / str(at), errno.ENOSPC, at, forever=False, fsync=fsync)
+
+
+@pytest.mark.parametrize(
+    "cuts", [3, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(600)])], ids=["some", "all"]
+)
+async def test_what_a_failed_roll_left_is_gone_before_its_predecessor_is_cut(tmp_path: Path, cuts: int) -> None:
+    """Several segments may be born before the one that fails: none of them may outlive the Resume."""
+    for at in range(1, 60):
+        medium = FaultyMedium(tmp_path / str(at))
+        async with serving(medium, commits=Inline(), segment_bytes=400) as table:
+            await table.ask(Set(b"k", b"v"))
+            await table.settle()
+            start = len(medium.operations)
+            medium.fail(errno.ENOSPC, at=at)
+            failed = (await table.ask(*[Set(b"%d" % number, bytes(150)) for number in range(4)])) != [None] * 4
+            await table.settle()
+            for _ in range(3):
+                await table.ask(Delete(b"none"), Set(b"again", b"v"))
+                await table.settle()
+        rng = random.Random(at)
+        moments = range(start, len(medium.operations) + 1)
+        for cut in rng.sample(moments, min(cuts, len(moments))):
+            after = medium.disk(cut).survivors(rng, tmp_path / f"{at}-{cut}")
+            assert recovered(after)[b"k"] == b"v"
+            shutil.rmtree(after.root)
+        if not failed:
+            return
+    pytest.fail("the roll never came to its end")

@@ -1,0 +1,65 @@
+"""The format of the first release, byte by byte, and the example in its description."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_VALUE, Header, Kind, header_is_intact
+from kvsd.table.segment import SEGMENT_HEADER_BYTES, SegmentHeader
+from tests.table import golden
+from tests.table.driver import START_US, Table, files
+from tests.table.medium import FaultyMedium
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "log-format.md"
+
+
+def test_the_log_of_the_first_release_is_read(tmp_path: Path) -> None:
+    for name, data in files(golden.FOLDER).items():
+        (tmp_path / "t").mkdir(exist_ok=True)
+        (tmp_path / "t" / name).write_bytes(data)
+    table = Table(FaultyMedium(tmp_path), tmp_path)
+    assert table.items() == golden.ITEMS
+    assert table.log.last_seq == 10
+    assert not table.log.torn_tail
+    table.kill()
+
+
+def test_the_same_writes_make_the_same_bytes(tmp_path: Path) -> None:
+    written = {name: data for name, data in files(golden.write(tmp_path)).items() if name.endswith(".log")}
+    assert len(written) == 2
+    assert written == files(golden.FOLDER)
+
+
+def documented() -> bytes:
+    """The bytes of the document's worked example."""
+    example = DOCUMENT.read_text().split("## A worked example")[1]
+    lines = re.findall(r"^    ([0-9a-f]{4})  ((?:[0-9a-f]{2} ?)+)", example, re.MULTILINE)
+    data = b""
+    for offset, line in lines:
+        assert int(offset, 16) == len(data)
+        data += bytes.fromhex(line)
+    return data
+
+
+def test_the_documented_bytes_are_what_the_document_says(tmp_path: Path) -> None:
+    data = documented()
+    header = SegmentHeader.decode(data[:SEGMENT_HEADER_BYTES], tmp_path)
+    assert (header.segment_id, header.epoch, header.mark, header.loose) == (1, 1, 0xA1B2C3D4, False)
+    assert (header.covered_from, header.base_timestamp_us) == (1, START_US)
+    assert header.table_id == golden.TABLE_ID
+    at = SEGMENT_HEADER_BYTES
+    entry = Header._make(HEADER.unpack_from(data, at))
+    assert header_is_intact(data, at, header.mark, header.crc_seed ^ at)
+    assert (entry.kind, entry.seq, entry.timestamp_us, entry.synced_to) == (Kind.SET, 1, START_US + 1, at)
+    assert data[at + HEADER_BYTES : at + entry.entry_bytes] == b"hello" + b"rust"
+    at += entry.entry_bytes
+    seal = Header._make(HEADER.unpack_from(data, at))
+    assert header_is_intact(data, at, header.mark, header.crc_seed ^ at)
+    assert (seal.kind, seal.seq, seal.synced_to) == (Kind.SEAL, 2, at)
+    assert SEAL_VALUE.unpack(data[at + HEADER_BYTES :]) == (1, 1, entry.header_crc)
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / header.name).write_bytes(data)
+    table = Table(FaultyMedium(tmp_path), tmp_path)
+    assert table.items() == {b"hello": b"rust"}
+    table.kill()
