@@ -1,6 +1,6 @@
 """The error hierarchy, and the one table that maps wire codes to classes and exit statuses.
 
-Owns: every exception that kvsd raises on purpose. Knows nothing of sockets, files or the command line.
+Owns: every exception that kvsd raises on purpose. Must not know sockets or files.
 """
 
 from __future__ import annotations
@@ -99,13 +99,13 @@ class Loading(RequestError):
 
 
 class ReadOnly(RequestError):
-    """The table takes no writes since an append or a sync of its log failed."""
+    """The table takes no values, or no writes at all: the disk is full, or an append or a sync of its log failed."""
 
     code = "READ_ONLY"
 
 
 class TableUnavailable(RequestError):
-    """The table's actor has stopped; the other tables go on."""
+    """The table could not be opened, or its actor has crashed; the other tables go on."""
 
     code = "TABLE_UNAVAILABLE"
 

@@ -13,6 +13,7 @@ import uvloop
 
 from kvsd.config import Config, ServerSettings, StorageSettings, User
 from kvsd.server import Server, certificates
+from kvsd.table.medium import Medium
 
 from .server.peers import PASSWORD_HASH, Peer, Reports, until
 
@@ -41,8 +42,13 @@ def certificate_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_config(tmp_path: Path, certificate_dir: Path) -> Callable[..., Config]:
-    """A Config with a folder of its own and a free port; overrides are settings of the server or of the storage."""
+def make_config(tmp_path: Path, certificate_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """A Config with a folder of its own and a free port; overrides are settings of the server or of the storage.
+
+    Nothing is synced: these tests start hundreds of servers, and none of them cuts the power.
+    """
+    monkeypatch.setattr(Medium, "sync", lambda *_: None)
+    monkeypatch.setattr(Medium, "sync_directory", lambda *_: None)
 
     def make(*, tls: bool = True, **overrides: object) -> Config:
         given: dict[str, object] = {
@@ -92,7 +98,7 @@ async def _stop(server: Server) -> None:
     assert server.connections == 0
     assert server._services.sessions == set()
     assert server._services.budget.held_bytes == 0
-    assert server._listener._permits._value == server.config.server.max_tcp_connections
+    assert server._listener._permits._value == server._listener.max_connections
 
 
 @pytest.fixture

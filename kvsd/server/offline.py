@@ -5,6 +5,8 @@ Owns: taking the server's own lock, and committing without an event loop. Must n
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -30,6 +32,8 @@ def write(root: Path, items: Iterable[tuple[Key, Value]], options: LogOptions | 
         store = Store(Log(folder, options or LogOptions()), cache_bytes=0)
         try:
             store.recover()
+            if not store.log.is_settled:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             written = group_bytes = 0
             for key, value in items:
                 store.set(key, value)

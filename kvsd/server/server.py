@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
 import os
 import resource
 import signal
@@ -41,7 +42,7 @@ from kvsd.types import Fsync
 _COMMIT_THREADS: Final = 32
 _READ_THREADS: Final = 8
 _SPARE_DESCRIPTORS: Final = 256
-"""Beside connections: segments, sockets, the event loop's own."""
+"""Kept from connections for segments to come: a log that finds none for its next file takes no more writes."""
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
@@ -108,7 +109,8 @@ class Server:
         """Check, lock, recover, and listen, in this order; raises ConfigError, and has let go of everything then."""
         try:
             self._check_exposure()
-            _raise_descriptor_limit(self.config.server.max_tcp_connections, self._reporter)
+            # Twice: for what is open when the connections come, and for what comes later.
+            descriptors = _raise_descriptor_limit(self.config.server.max_tcp_connections + 2 * _SPARE_DESCRIPTORS)
             directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir))
             context = self._tls_context()
             authenticator = Authenticator.from_users(self.config.storage.users)
@@ -123,7 +125,7 @@ class Server:
             self._listener = Listener(
                 self._sockets,
                 partial(Session, self._services),
-                max_connections=self.config.server.max_tcp_connections,
+                max_connections=self._affordable_connections(descriptors),
                 context=context,
                 reporter=self._reporter,
             )
@@ -207,6 +209,21 @@ class Server:
         actor = TableActor(str(name), store, pools, self._reporter, fsync_interval_ms=settings.fsync_interval_ms)
         self.dispatcher.add(name, actor)
         self._actors.append(self._loop.create_task(actor.run(), name=f"table {name}"))
+
+    def _affordable_connections(self, descriptors: float) -> int:
+        """As many as configured, or as leave the tables some of the process's `descriptors`."""
+        wanted = self.config.server.max_tcp_connections
+        free = descriptors - len(os.listdir("/dev/fd"))
+        affordable = max(free - _SPARE_DESCRIPTORS, free // 2, 1)
+        if affordable >= wanted:
+            return wanted
+        self._reporter.warning(
+            "too few descriptors for server.max_tcp_connections; raise `ulimit -n`",
+            descriptors=descriptors,
+            connections=affordable,
+            max_tcp_connections=wanted,
+        )
+        return int(affordable)
 
     def _make_services(self, authenticator: Authenticator) -> Services:
         settings, storage = self.config.server, self.config.storage
@@ -319,15 +336,14 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 
-def _raise_descriptor_limit(connections: int, reporter: FilteringBoundLogger) -> None:
-    wanted = connections + _SPARE_DESCRIPTORS
+def _raise_descriptor_limit(wanted: int) -> float:
+    """How many descriptors the process may have from now on: all that it can get, or `wanted` where that is endless."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < possible:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
-            soft = possible
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        reporter.warning(
-            "fewer descriptors than connections; raise `ulimit -n`", descriptors=soft, max_tcp_connections=connections
-        )
+    if soft == resource.RLIM_INFINITY:
+        return math.inf
+    possible = max(soft, wanted) if hard == resource.RLIM_INFINITY else hard
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    except (ValueError, OSError):
+        return soft
+    return possible

@@ -26,7 +26,7 @@ from kvsd.server.connection import Connection
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
 from kvsd.table import request
 from kvsd.table.actor import TableActor
-from kvsd.table.budget import Budget
+from kvsd.table.budget import Budget, out_of_memory
 from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Operation, Origin, Request, Result
 
 READ_BUFFER_BYTES: Final = 256 << 10
@@ -170,6 +170,10 @@ class Session(Connection):
         self._services.sessions.discard(self)
         user = None if self._principal is None else self._principal.username
         self._services.reporter.debug("connection ended", peer=self._peer, user=user, error=exc and str(exc))
+        # The loop's TLS object keeps our methods: this cycle would keep the memory of a lost connection, up to a whole
+        # value, until the garbage collector comes by. Nothing is written from here on.
+        self._writing_paused = True
+        del self._transport
         super().connection_lost(exc)
 
     # Called by the server
@@ -287,7 +291,7 @@ class Session(Connection):
             case messages.Ping():
                 self._reply(encode(messages.Ping(message.client_time, Time(time.time_ns()))))
             case messages.Hello():
-                self._reply(encode(messages.Welcome(messages.PROTOCOL_VERSION, ())))
+                self._reply(encode(messages.Welcome(min(message.version, messages.PROTOCOL_VERSION), ())))
             case _:
                 self._reply(_fail(UnexpectedMessage(f"{type(message).__name__} is not expected here")))
 
@@ -305,7 +309,7 @@ class Session(Connection):
         if held_bytes <= FREE_BYTES:
             held_bytes = 0
         elif not self._services.budget.hold(held_bytes):
-            self._reply(_fail(_out_of_memory()) * len(operations))
+            self._reply(_fail(out_of_memory()) * len(operations))
             return
         turn = _Turn(self._request(operations), held_bytes)
         self._turns.append(turn)
@@ -344,10 +348,10 @@ class Session(Connection):
         if self._services.budget.hold(unread_bytes):
             self._input_held_bytes = unread_bytes
             return
-        self._decoder.refuse_incomplete(_out_of_memory())
+        self._decoder.refuse_incomplete(out_of_memory())
         # What is left in memory is at most one read, unless the message is made of many parts.
         if self._decoder.buffered_bytes > READ_BUFFER_BYTES:
-            self._end_with(_out_of_memory())
+            self._end_with(out_of_memory())
 
     # Replies
 
@@ -382,16 +386,22 @@ class Session(Connection):
             held_bytes += turn.held_bytes
             turns.popleft()
         if parts:
-            self._unsent = memoryview(parts[0] if len(parts) == 1 else b"".join(parts))
-            self._unsent_held_bytes = held_bytes
-            self._write_unsent()
+            self._write(parts[0] if len(parts) == 1 else b"".join(parts), held_bytes)
         self._go_on()
+
+    def _write(self, reply: bytes | bytearray, held_bytes: int) -> None:
+        self._unsent_held_bytes = held_bytes
+        if len(reply) <= _WRITE_BYTES:
+            self._transport.write(reply)
+        else:
+            self._unsent = memoryview(reply)
+        self._write_unsent()
 
     def _write_unsent(self) -> None:
         while self._unsent and not self._writing_paused:
             piece, self._unsent = self._unsent[:_WRITE_BYTES], self._unsent[_WRITE_BYTES:]
             self._transport.write(piece)
-        if self._unsent_held_bytes and not self._unsent and not self._writing_paused:
+        if self._unsent_held_bytes and not self._writing_paused:
             self._services.budget.release(self._unsent_held_bytes)
             self._unsent_held_bytes = 0
 
@@ -469,9 +479,10 @@ class Session(Connection):
     def _close_if_done(self) -> None:
         if self._turns or self._behind or self._login is not None or self._writing_paused:
             return
-        if not self._lingering:
-            self._close()
-            return
+        # Not at once: the stdlib loop's transport does not stand a close within resume_writing.
+        self._set_timer(0, self._linger if self._lingering else self._close)
+
+    def _linger(self) -> None:
         self._set_timer(_LINGER_SECONDS, self._close)
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -499,7 +510,3 @@ def _encode_result(result: Result) -> bytes:
 def _fail(error: object) -> bytes:
     assert isinstance(error, KvsdError)
     return encode(messages.Fail(error.code, str(error)))
-
-
-def _out_of_memory() -> Busy:
-    return Busy("the server's memory for requests is used up (server.memory_bytes); nothing was done, try again")

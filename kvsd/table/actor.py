@@ -15,10 +15,11 @@ from enum import Enum, auto
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
+from kvsd.table.budget import out_of_memory
 from kvsd.table.log import Read
 from kvsd.table.request import MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Request, Result, Set
 from kvsd.table.store import Commit, Store
-from kvsd.table.work import Fill, is_disk_full, may_have_lost_committed
+from kvsd.table.work import Fill, is_disk_full
 from kvsd.types import Fsync, Key, Value
 
 T = TypeVar("T")
@@ -87,6 +88,9 @@ class TableActor:
         self._resumed = True
         self._refusal = ""
         self._next_room_check = 0.0
+        self._checking_room = False
+        if not store.log.is_settled:
+            self._turn_full("no room to begin a new segment")
 
     def __len__(self) -> int:
         """Keys that have a committed value."""
@@ -184,11 +188,11 @@ class TableActor:
             case None:
                 return None
             case bytes():
-                return value if request.hold(len(value)) else _out_of_memory()
+                return value if request.hold(len(value)) else out_of_memory()
             case Read():
                 if not request.hold(value.value_bytes):
                     value.done()
-                    return _out_of_memory()
+                    return out_of_memory()
                 request.reads.append((len(request.results), value))
                 return None
 
@@ -295,18 +299,22 @@ class TableActor:
     def _commit_failed(self, commit: Commit, error: OSError) -> None:
         self._committing = False
         self._store.failed(commit)
-        may_resume = is_disk_full(error) and not may_have_lost_committed(commit.append)
+        may_resume = is_disk_full(error) and not commit.append.may_have_lost_committed
         if may_resume and self.state is not State.READ_ONLY:
-            self.state = State.FULL
-            self._resumed = False
-            self._refusal = (
-                f"table {self.name} takes no values while the disk is full ({error.strerror}). "
-                "Delete keys or make room: writes resume by themselves"
-            )
-            self._reporter.critical("disk full", table=self.name, error=str(error))
+            self._turn_full(str(error.strerror))
             self._start_resume()
         else:
             self._turn_read_only(error)
+
+    def _turn_full(self, why: str) -> None:
+        """Nothing is appended before a resume has succeeded; deletes only, until there is room for values."""
+        self.state = State.FULL
+        self._resumed = False
+        self._refusal = (
+            f"table {self.name} takes no values while the disk is full ({why}). "
+            "Delete keys or make room: writes resume by themselves"
+        )
+        self._reporter.critical("disk full", table=self.name, error=why)
 
     def _turn_read_only(self, error: OSError) -> None:
         """What the medium holds is unknown: nothing more is appended until recovery has looked."""
@@ -332,13 +340,28 @@ class TableActor:
         self._current = None
 
     def _refuse_write(self) -> ReadOnly:
-        if self.state is State.FULL and self._loop.time() >= self._next_room_check:
+        if self.state is State.FULL and not self._checking_room and self._loop.time() >= self._next_room_check:
             self._next_room_check = self._loop.time() + _ROOM_CHECK_SECONDS
             if self._resumed:
-                self._run(self._pools.commits, self._store.log.reserve().run, self._room_again, lambda _: None)
+                self._check_room()
             elif not self._committing:
                 self._start_resume()
         return ReadOnly(self._refusal)
+
+    def _check_room(self) -> None:
+        """Room for a reserve is room for values."""
+
+        def found(_: None) -> None:
+            self._checking_room = False
+            if self.state is State.FULL:
+                self.state = State.WRITABLE
+                self._reporter.info("the disk has room again; writes resume", table=self.name)
+
+        def not_found(_: OSError) -> None:
+            self._checking_room = False
+
+        self._checking_room = True
+        self._run(self._pools.commits, self._store.log.reserve().run, found, not_found)
 
     def _start_resume(self) -> None:
         """Those who waited for the failed commit are answered at the end: until then the log may hold a part of what
@@ -356,18 +379,13 @@ class TableActor:
 
         def failed(error: OSError) -> None:
             self._committing = False
-            if not is_disk_full(error) or may_have_lost_committed(resume):
+            if not is_disk_full(error) or resume.may_have_lost_committed:
                 self._turn_read_only(error)
             else:
                 self._answer_anew()
 
         self._committing = True
         self._run(self._pools.commits, resume.run, resumed, failed)
-
-    def _room_again(self, _: None) -> None:
-        if self.state is State.FULL:
-            self.state = State.WRITABLE
-            self._reporter.info("the disk has room again; writes resume", table=self.name)
 
     # Workers
 
@@ -430,7 +448,3 @@ def _read_all(reads: list[Read]) -> list[Value | CorruptLog]:
 
 def _deleted_anyway(error: CorruptLog) -> CorruptLog:
     return CorruptLog(f"{error}. The key was deleted", error.path, error.offset)
-
-
-def _out_of_memory() -> Busy:
-    return Busy("the server's memory for requests is used up (server.memory_bytes); nothing was done, try again")

@@ -5,6 +5,8 @@ Owns: one counter and its limit. Must not know who holds the bytes.
 
 from __future__ import annotations
 
+from kvsd.errors import Busy
+
 
 class Budget:
     """Covers half-received values, queued writes and unsent replies. Never waits: what does not fit is refused."""
@@ -25,3 +27,8 @@ class Budget:
 
     def release(self, size: int) -> None:
         self.held_bytes -= size
+
+
+def out_of_memory() -> Busy:
+    """What is answered to whatever the budget refused."""
+    return Busy("the server's memory for requests is used up (server.memory_bytes); nothing was done, try again")

@@ -21,11 +21,9 @@ _PREFIX: Final = struct.Struct(">II")
 CHECKED_FROM: Final = 8
 assert _CHECKED.size == HEADER_BYTES - CHECKED_FROM
 
-MAX_FORMAT_KEY_BYTES: Final = 0xFFFF
 MAX_FORMAT_VALUE_BYTES: Final = 1 << 30
-"""The format's own maxima; recovery checks these, so that a lowered configured limit never hides data."""
+"""The format's own maximum; recovery checks this, so that a lowered configured limit never hides data."""
 
-CODEC_MASK: Final = 0b111
 CODEC_RAW: Final = 0
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 from zlib import crc32
 
 from kvsd.table import recovery
@@ -19,6 +19,7 @@ from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, enc
 from kvsd.table.medium import Medium
 from kvsd.table.scan import Record
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader
+from kvsd.table.settlement import Settlement
 from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
 from kvsd.types import Fsync, Key, Value
 
@@ -86,26 +87,42 @@ class Log:
         """Recovery has cut off an interrupted append, and set it aside."""
         self._last_timestamp_us = 0
         self._segments: dict[int, Segment] = {}
+        self._settlement: Settlement | None = None
         self._runs: list[Run] = []
 
     def recover(self) -> Iterator[Record]:
         """Replay all intact entries in order, settle the tail, and open a new active segment.
 
-        Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk.
+        Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk; but a full disk
+        leaves a log that can be read, and is not `is_settled`.
         """
-        recovered = yield from recovery.recover(
+        settlement = yield from recovery.recover(
             self.medium, self.directory, loose=self._is_loose, now_us=self.options.now_us
         )
-        self.torn_tail = recovered.torn
-        self._segments = {segment.header.segment_id: segment for segment in recovered.segments}
-        self._last_timestamp_us = recovered.last_timestamp_us
-        self._start(recovered.segments[-1])
+        self.torn_tail = settlement.torn
+        self._segments = {segment.header.segment_id: segment for segment in settlement.segments}
+        self._settlement = settlement
         try:
+            self._settle(settlement)
+        except BaseException:
+            self.close()
+            raise
+
+    def _settle(self, settlement: Settlement) -> None:
+        try:
+            settlement.run()
+            self.resumed(settlement)
             self.reserve().run()
         except OSError as error:
             if not is_disk_full(error):
-                self.close()
                 raise
+            if not self.is_settled:
+                settlement.keep()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the log can be appended to; else `resume` is to be tried when there is room."""
+        return self._settlement is None
 
     @property
     def _is_loose(self) -> bool:
@@ -238,24 +255,36 @@ class Log:
         self._runs = []
         self._tail = copy.copy(self._committed)
 
-    def resume(self) -> Resume | None:
-        """The job that makes a log writable again whose last append met a full disk; then call `resumed`.
+    def resume(self) -> Resume | Settlement | None:
+        """The job that makes a log writable whose last append, or recovery, met a full disk; then call `resumed`.
 
         None while a Fill is in its way: its zeros could overwrite the SEAL.
         """
+        if self._settlement is not None:
+            return self._settlement
         if self._fill is not None:
             return None
         tail = self._committed
         seal = self._seal_entry(tail)
         header = self._next_header(tail)
-        return Resume(
-            self.medium, self._active.path, tail.end, self._failed_to, seal, header, sync=not self._is_loose
-        )
+        return Resume(self.medium, self._active.path, tail.end, self._failed_to, seal, header, sync=not self._is_loose)
 
-    def resumed(self, resume: Resume) -> None:
-        assert resume.created is not None
-        self._segments[resume.header.segment_id] = resume.created
-        self._start(resume.created)
+    def resumed(self, job: Resume | Settlement) -> None:
+        match job:
+            case Resume():
+                assert job.created is not None
+                active = job.created
+                self._segments[job.header.segment_id] = active
+            case Settlement():
+                found, active = self._segments, job.segments[-1]
+                self._segments = {segment.header.segment_id: segment for segment in job.segments}
+                for segment_id, segment in found.items():
+                    if self._segments.get(segment_id) is not segment:
+                        segment.close()
+                self._settlement = None
+            case _:
+                assert_never(job)
+        self._start(active)
 
     def reserve(self) -> Reserve:
         return Reserve(self.medium, self.directory)
@@ -303,6 +332,9 @@ class Log:
         for segment in self._segments.values():
             segment.close()
         self._segments.clear()
+        if self._settlement is not None:
+            for segment in self._settlement.segments:
+                segment.close()
 
     def read_cached(self, position: Position, key: Key, seq: int, value_bytes: int) -> Value | None:
         """The value of the entry at `position` if it can be had without waiting for the disk.

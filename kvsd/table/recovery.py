@@ -1,54 +1,37 @@
-"""What to make of a table's files at start: check the chain of segments and settle the last one.
+"""What to make of a table's files at start: read them all, and check the chain of segments.
 
-Owns: the difference between a torn tail and corruption, and how a tail is settled. Must not serve or append anything.
+Owns: the difference between a torn tail and corruption. Must not change a file: what is to be done it leaves to a
+Settlement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from kvsd.errors import CorruptLog
-from kvsd.table.entry import HEADER, HEADER_BYTES, SEQ_GAP, Header, encode_seal, header_is_intact
+from kvsd.table.entry import HEADER, HEADER_BYTES, Header, header_is_intact
 from kvsd.table.medium import Medium
 from kvsd.table.scan import Record, Scan
-from kvsd.table.segment import (
-    SEGMENT_HEADER_BYTES,
-    TEMPORARY,
-    Segment,
-    SegmentHeader,
-    parse_name,
-)
-from kvsd.table.work import RESERVE_NAME
+from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment, parse_name
+from kvsd.table.settlement import Settlement
 
-_COPY_BYTES: Final = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What the log goes on from."""
-
-    segments: list[Segment]
-    """The last one is new and empty."""
-    last_timestamp_us: int
-    torn: bool
-    """An interrupted append was cut off and set aside."""
+_WINDOW_BYTES: Final = 4 << 20
 
 
 def recover(
     medium: Medium, directory: Path, *, loose: bool, now_us: Callable[[], int]
-) -> Generator[Record, None, Recovered]:
-    """Yield all intact entries in order, settle the tail, create a new active segment.
+) -> Generator[Record, None, Settlement]:
+    """Yield all intact entries in order; returns the job that settles the tail and creates a new active segment.
 
     Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk.
     """
     medium.make_directory(directory)
     segments = _open_segments(medium, directory)
-    empty: set[int] = set()
     try:
         covered_through = 0
+        empty: set[int] = set()
         scan: Scan | None = None
         for segment in segments:
             _check_continues(segment, covered_through)
@@ -56,69 +39,16 @@ def recover(
             yield from scan
             if not scan.count:
                 empty.add(segment.header.segment_id)
-            if segment is not segments[-1]:
+            if segment is not segments[-1] or scan.sealed_at is not None:
                 _check_sealed(scan)
                 covered_through = scan.covered_through
-        if scan is None:
-            # Only now, and not where the folders are created: a run may have died in between.
-            medium.sync_parents(directory)
-            timestamp_us, torn = now_us(), False
-            header = SegmentHeader.first(timestamp_us, loose=loose)
-        else:
-            timestamp_us = max(now_us(), scan.last_timestamp_us + 1)
-            torn = scan.sealed_at is None and _has_torn_tail(scan)
-            header = _settle(scan, segments, torn=torn, timestamp_us=timestamp_us, loose=loose)
-        # Not filled: a full disk must not keep a table from being read.
-        segments.append(Segment.create(medium, directory, header, fill_bytes=0))
-        # The numbers of empty segments live on in their successors' headers.
-        for segment in [segment for segment in segments if segment.header.segment_id in empty]:
-            medium.unlink(segment.path)
-            segments.remove(segment)
-            segment.close()
+        torn = scan is not None and scan.sealed_at is None and _has_torn_tail(scan)
     except BaseException:
         for segment in segments:
             segment.close()
         raise
-    return Recovered(segments, timestamp_us, torn)
-
-
-def _settle(scan: Scan, segments: list[Segment], *, torn: bool, timestamp_us: int, loose: bool) -> SegmentHeader:
-    """Seal the last segment if its own run did not; returns the header of its successor."""
-    old, last_seq = scan.segment.header, scan.end_seq
-    lost_numbers = scan.lost_numbers
-    if scan.sealed_at is not None:
-        _check_sealed(scan)
-    _remove_leftovers(scan.segment.medium, scan.segment.path.parent)
-    if scan.sealed_at is not None:
-        _write_seal_again(scan, scan.sealed_at)
-    else:
-        # The SEAL itself takes the gap, so that a crash before the successor's creation does not forget it.
-        lost_numbers = old.loose
-        last_seq += 1 + SEQ_GAP * lost_numbers
-        seal = encode_seal(
-            mark=old.mark,
-            crc_seed=old.crc_seed,
-            offset=scan.accepted_to,
-            count=scan.count,
-            last_seq=scan.last_seq,
-            digest=scan.digest,
-            seq=last_seq,
-            timestamp_us=timestamp_us,
-        )
-        segments[-1] = _replace_by_sealed_copy(scan, seal, keep_old=torn)
-        scan.segment.close()
-    covered_through = last_seq if scan.count else old.covered_from - 1
-    successor = old.successor(covered_through, last_seq, timestamp_us, loose=loose)
-    return replace(successor, epoch=old.epoch + lost_numbers)
-
-
-def _write_seal_again(scan: Scan, at: int) -> None:
-    """The SEAL may be in the page cache alone, since the sync behind it has failed or was never reached. Were it lost
-    once there is a successor, that would be corruption."""
-    medium, fd = scan.segment.medium, scan.segment.fd
-    medium.write(fd, [medium.read(fd, scan.accepted_to - at, at)], at)
-    medium.truncate(fd, scan.accepted_to)
-    medium.sync(fd)
+    timestamp_us = now_us() if scan is None else max(now_us(), scan.last_timestamp_us + 1)
+    return Settlement(medium, directory, segments, scan, empty=empty, torn=torn, timestamp_us=timestamp_us, loose=loose)
 
 
 def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
@@ -138,14 +68,6 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
             segment.close()
         raise
     return segments
-
-
-def _remove_leftovers(medium: Medium, directory: Path) -> None:
-    """What interrupted creations left; and the reserve, whose room a full disk needs now."""
-    for name in medium.names(directory):
-        is_temporary = name.endswith(TEMPORARY) and parse_name(name.removesuffix(TEMPORARY))
-        if is_temporary or name == RESERVE_NAME:
-            medium.unlink(directory / name)
 
 
 def _check_continues(segment: Segment, covered_through: int) -> None:
@@ -194,34 +116,6 @@ def _has_torn_tail(scan: Scan) -> bool:
     return True
 
 
-def _replace_by_sealed_copy(scan: Scan, seal: bytes, *, keep_old: bool) -> Segment:
-    """Put a sealed copy of the accepted prefix in the place of the unsealed segment of `scan`.
-
-    A copy, since pages that a failed sync marked clean may never have reached the medium. With `keep_old`
-    the old file stays beside it, as NAME.torn-N. A crash at any step leaves the old file or the new one.
-    """
-    segment = scan.segment
-    medium, path = segment.medium, segment.path
-    temporary = path.with_name(path.name + TEMPORARY)
-    fd = medium.open(temporary, create=True)
-    try:
-        offset = 0
-        while offset < scan.accepted_to:
-            data = medium.read(segment.fd, min(_COPY_BYTES, scan.accepted_to - offset), offset)
-            medium.write(fd, [data], offset)
-            offset += len(data)
-        medium.write(fd, [seal], offset)
-        medium.sync(fd)
-    finally:
-        medium.close(fd)
-    if keep_old:
-        _set_aside(medium, path)
-        medium.sync_directory(path.parent)
-    medium.rename(temporary, path)
-    medium.sync_directory(path.parent)
-    return Segment.open(medium, path)
-
-
 def _corrupt(path: Path, offset: int, why: str) -> CorruptLog:
     return CorruptLog(
         f"{path}: damaged at offset {offset}: {why}. Nothing was changed; restore the file from a backup",
@@ -230,19 +124,13 @@ def _corrupt(path: Path, offset: int, why: str) -> CorruptLog:
     )
 
 
-def _set_aside(medium: Medium, path: Path) -> None:
-    taken = set(medium.names(path.parent))
-    number = next(n for n in range(1, len(taken) + 2) if f"{path.name}.torn-{n}" not in taken)
-    medium.link(path, path.with_name(f"{path.name}.torn-{number}"))
-
-
 def _windows(segment: Segment, start: int, end: int, *, overlap: int = 0) -> Iterator[tuple[int, bytes]]:
     while start < end:
-        data = segment.medium.read(segment.fd, min(_COPY_BYTES + overlap, end - start), start)
+        data = segment.medium.read(segment.fd, min(_WINDOW_BYTES + overlap, end - start), start)
         if not data:
             return
         yield start, data
-        start += _COPY_BYTES
+        start += _WINDOW_BYTES
 
 
 def _first_nonzero(segment: Segment, start: int, end: int) -> int | None:

@@ -26,9 +26,6 @@ _CHECKSUM: Final = struct.Struct(">I")
 SEGMENT_HEADER_BYTES: Final = _LAYOUT.size + _CHECKSUM.size
 assert SEGMENT_HEADER_BYTES == 192
 
-MAX_SEGMENT_BYTES: Final = 2 << 30
-"""The largest `segment_bytes`: with one more entry of the format's maximum, offsets still fit 32 bits."""
-
 TEMPORARY: Final = ".tmp"
 FIRST_FILL_BYTES: Final = 64 << 10
 

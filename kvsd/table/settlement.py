@@ -1,10 +1,11 @@
-"""The last segment of a run that is over: how it is closed for good, and another begun behind it.
+"""How the log of a run that is over is closed for good, and begun anew.
 
-Owns: every change that a start makes to a table's files. Must not judge what is intact; recovery has done that.
+Owns: every change that a start makes to a table's files. Must not judge what is intact: recovery has done that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,30 +13,144 @@ from typing import Final
 from kvsd.table.entry import SEQ_GAP, encode_seal
 from kvsd.table.medium import Medium
 from kvsd.table.scan import Scan
-from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, parse_name
+from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, parse_name, seal
 from kvsd.table.work import RESERVE_NAME
 
 _COPY_BYTES: Final = 4 << 20
 
 
 class Settlement:
-    """What recovery has found, and the job that makes of it a log that can be appended to.
+    """Seals the last of the segments that recovery has found, and creates its successor.
 
-    After a full disk `run` may be tried again; what was found can be read meanwhile.
+    `run` may be tried again after a full disk. Until it succeeds, the segments can be read as they were found.
     """
 
     may_have_lost_committed: Final = False
 
-    def __init__(self, medium: Medium, directory: Path, segments: list[Segment], *, loose: bool) -> None:
-        """For a new table; `settle` says what to do about the last of `segments`."""
+    def __init__(
+        self,
+        medium: Medium,
+        directory: Path,
+        segments: list[Segment],
+        last: Scan | None,
+        *,
+        empty: Collection[int],
+        torn: bool,
+        timestamp_us: int,
+        loose: bool,
+    ) -> None:
+        """`last` is the finished scan of the last segment, None in a new table; `empty` are ids without entries."""
         self.medium = medium
         self.directory = directory
         self.segments = segments
-        """After `run`, what the log goes on from: the last one is new and empty."""
-        self.torn = False
-        """An interrupted append is cut off, and set aside."""
+        """After `run` the last one is new and empty, and the last one that was found may be another object."""
+        self.torn = torn
+        """Bytes of an interrupted append are cut off, and set aside."""
+        self._last = last
+        self._empty = empty
+        self._timestamp_us = timestamp_us
         self._loose = loose
-        self._scan: Scan | None = None
-        self._empty: set[int] = set()
-        self._timestamp_us = 0
         self._successor: SegmentHeader | None = None
+
+    def run(self) -> None:
+        """Raises OSError, and CorruptLog where the disk does not give back what was just written."""
+        if self._successor is None:
+            self._remove_leftovers()
+            self._successor = self._begin() if self._last is None else self._settle(self._last)
+        if not self.segments or self.segments[-1].header is not self._successor:
+            # Without zeros: the less room a start needs, the better.
+            self.segments.append(Segment.create(self.medium, self.directory, self._successor, fill_bytes=0))
+        # The numbers of empty segments live on in their successors' headers.
+        for segment in [segment for segment in self.segments if segment.header.segment_id in self._empty]:
+            self.medium.unlink(segment.path)
+            self.segments.remove(segment)
+            segment.close()
+
+    def keep(self) -> None:
+        """Where there is no room to settle: make sure that what is read meanwhile is not lost either.
+
+        Written again in its place, as a copy would be, for the sake of pages that a failed sync marked clean.
+        """
+        if self._last is not None:
+            fd = self._last.segment.fd
+            _copy(self.medium, fd, fd, self._last.accepted_to)
+            self.medium.sync(fd)
+
+    def _remove_leftovers(self) -> None:
+        """What interrupted creations left; and the reserve, whose room a full disk needs now."""
+        for name in self.medium.names(self.directory):
+            is_temporary = name.endswith(TEMPORARY) and parse_name(name.removesuffix(TEMPORARY))
+            if is_temporary or name == RESERVE_NAME:
+                self.medium.unlink(self.directory / name)
+
+    def _begin(self) -> SegmentHeader:
+        # Only now, and not where the folders are created: a run may have died in between.
+        self.medium.sync_parents(self.directory)
+        return SegmentHeader.first(self._timestamp_us, loose=self._loose)
+
+    def _settle(self, last: Scan) -> SegmentHeader:
+        """Seal the last segment if its own run did not; returns the header of its successor."""
+        old, last_seq = last.segment.header, last.end_seq
+        lost_numbers = last.lost_numbers
+        if last.sealed_at is not None:
+            _write_seal_again(last, last.sealed_at)
+        else:
+            # The SEAL itself takes the gap, so that a crash before the successor's creation does not forget it.
+            lost_numbers = old.loose
+            last_seq += 1 + SEQ_GAP * lost_numbers
+            seal_entry = encode_seal(
+                mark=old.mark,
+                crc_seed=old.crc_seed,
+                offset=last.accepted_to,
+                count=last.count,
+                last_seq=last.last_seq,
+                digest=last.digest,
+                seq=last_seq,
+                timestamp_us=self._timestamp_us,
+            )
+            self.segments[-1] = _replace_by_sealed_copy(last, seal_entry, keep_old=self.torn)
+        covered_through = last_seq if last.count else old.covered_from - 1
+        successor = old.successor(covered_through, last_seq, self._timestamp_us, loose=self._loose)
+        return replace(successor, epoch=old.epoch + lost_numbers)
+
+
+def _write_seal_again(scan: Scan, at: int) -> None:
+    """The SEAL may be in the page cache alone, since the sync behind it has failed or was never reached. Were it lost
+    once there is a successor, that would be corruption."""
+    medium, fd = scan.segment.medium, scan.segment.fd
+    seal(medium, fd, at, medium.read(fd, scan.accepted_to - at, at))
+
+
+def _replace_by_sealed_copy(scan: Scan, seal_entry: bytes, *, keep_old: bool) -> Segment:
+    """Put a sealed copy of the accepted prefix in the place of the unsealed segment of `scan`, which stays open.
+
+    A copy, since pages that a failed sync marked clean may never have reached the medium. With `keep_old`
+    the old file stays beside it, as NAME.torn-N. A crash at any step leaves the old file or the new one.
+    """
+    segment = scan.segment
+    medium, path = segment.medium, segment.path
+    temporary = path.with_name(path.name + TEMPORARY)
+    fd = medium.open(temporary, create=True)
+    try:
+        _copy(medium, segment.fd, fd, scan.accepted_to)
+        medium.write(fd, [seal_entry], scan.accepted_to)
+        medium.sync(fd)
+    finally:
+        medium.close(fd)
+    if keep_old:
+        _set_aside(medium, path)
+        medium.sync_directory(path.parent)
+    medium.rename(temporary, path)
+    medium.sync_directory(path.parent)
+    return Segment.open(medium, path)
+
+
+def _copy(medium: Medium, source: int, target: int, size: int) -> None:
+    for offset in range(0, size, _COPY_BYTES):
+        medium.write(target, [medium.read(source, min(_COPY_BYTES, size - offset), offset)], offset)
+
+
+def _set_aside(medium: Medium, path: Path) -> None:
+    taken = set(medium.names(path.parent))
+    number = next(n for n in range(1, len(taken) + 2) if f"{path.name}.torn-{n}" not in taken)
+    medium.link(path, path.with_name(f"{path.name}.torn-{number}"))

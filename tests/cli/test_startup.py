@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import Cli, Running
 
-HEAVY = {"asyncio", "structlog", "cryptography", "rich", "pydantic", "uvloop", "aiofiles", "kvsd.server", "kvsd.table"}
+HEAVY = {"asyncio", "structlog", "cryptography", "rich", "pydantic", "uvloop", "kvsd.server", "kvsd.table"}
 
 REPORT = """
 import sys

@@ -1,13 +1,16 @@
-"""Where the crash tests keep their files."""
+"""What the crash tests share: worker threads, a place for their files, and small measures."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from kvsd.table.segment import Segment
 
 MEMORY = Path("/dev/shm")
 
@@ -20,3 +23,18 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
             yield Path(folder)
     else:
         yield tmp_path
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """As in a server: commits, fills and syncs of one table may run at the same time."""
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros in chunks that fit small segments."""
+    monkeypatch.setattr("kvsd.table.log.FIRST_FILL_BYTES", 512)
+    monkeypatch.setattr("kvsd.table.log.MAX_FILL_BYTES", 2_048)
+    monkeypatch.setitem(Segment.create.__kwdefaults__, "fill_bytes", 512)

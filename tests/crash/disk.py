@@ -30,7 +30,7 @@ class Disk:
     def fill(self, *, leave_bytes: int = 0) -> None:
         """Another program takes all the room but the last `leave_bytes`."""
         with self._ballast.open("ab", buffering=0) as ballast:
-            for size in (1 << 16, 1 << 12, 1):
+            for size in (1 << 16, 1 << 12):  # a block is the least that is taken
                 with contextlib.suppress(_NoRoom):
                     while self.free_bytes >= leave_bytes + size:
                         _write(ballast.fileno(), size)

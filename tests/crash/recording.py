@@ -8,11 +8,15 @@ durable, and none that was not yet asked for.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
+import shutil
 from bisect import bisect_left
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from kvsd.errors import ReadOnly, TableUnavailable
@@ -178,3 +182,27 @@ class Recording:
         assert table.log.last_seq >= self.seen(moment)
         table.kill()
         assert not survivor.open_files
+
+
+def cut_everywhere(recording: Recording, folder: Path, *, cuts: int, seed: int) -> None:
+    """Recover from `cuts` of the states that a power cut after each operation may leave; from half of them with
+    a second cut during the recovery."""
+    for moment, disk in recording.medium.prefixes():
+        for number in range(cuts):
+            rng = random.Random(f"{seed} {moment} {number}")
+            names = (folder / str(count) for count in itertools.count())
+            try:
+                survivor = disk.survivors(rng, next(names))
+                if number % 2:
+                    survivor.cut_power(at=rng.randint(1, 10))
+                    try:
+                        recording.check(moment, survivor)
+                    except PowerCut:
+                        survivor.kill()
+                    survivor = survivor.disk().survivors(rng, next(names))
+                recording.check(moment, survivor)
+            except BaseException as error:
+                last = recording.medium.operations[moment - 1]
+                error.add_note(f"cut {number} of seed {seed} after operation {moment}: {last.call} {last.name}")
+                raise
+            shutil.rmtree(folder)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
-import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,28 +11,16 @@ import pytest
 
 from kvsd.table.log import LogOptions
 from kvsd.table.request import Delete, Get, Set
-from kvsd.table.segment import Segment
 from kvsd.types import Fsync
-from tests.crash.recording import Recording
+from tests.crash.recording import Recording, cut_everywhere
 from tests.table.driver import segments, ticking
-from tests.table.medium import Call, FaultyMedium, PowerCut
+from tests.table.medium import Call, FaultyMedium
 
 SEGMENT_BYTES = 4_096
 KEYS = [b"key-%d" % number for number in range(6)]
 
 
-@pytest.fixture(autouse=True)
-def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Zeros in chunks that fit the small segments."""
-    monkeypatch.setattr("kvsd.table.log.FIRST_FILL_BYTES", 512)
-    monkeypatch.setattr("kvsd.table.log.MAX_FILL_BYTES", 2_048)
-    monkeypatch.setitem(Segment.create.__kwdefaults__, "fill_bytes", 512)
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
+pytestmark = pytest.mark.usefixtures("miniature")
 
 
 async def client(recording: Recording, rng: random.Random, requests: int) -> None:
@@ -55,30 +40,6 @@ async def busy_minute(recording: Recording, rng: random.Random, *, runs: int = 4
             await asyncio.gather(*(client(recording, random.Random(rng.random()), 5) for _ in range(3)))
     async with recording.run():
         pass
-
-
-def cut_everywhere(recording: Recording, folder: Path, *, cuts: int, seed: int) -> None:
-    """Recover from `cuts` of the states that a power cut after each operation may leave; from half of them with
-    a second cut during the recovery."""
-    for moment, disk in recording.medium.prefixes():
-        for number in range(cuts):
-            rng = random.Random(f"{seed} {moment} {number}")
-            names = (folder / str(count) for count in itertools.count())
-            try:
-                survivor = disk.survivors(rng, next(names))
-                if number % 2:
-                    survivor.cut_power(at=rng.randint(1, 10))
-                    try:
-                        recording.check(moment, survivor)
-                    except PowerCut:
-                        survivor.kill()
-                    survivor = survivor.disk().survivors(rng, next(names))
-                recording.check(moment, survivor)
-            except BaseException as error:
-                last = recording.medium.operations[moment - 1]
-                error.add_note(f"cut {number} of seed {seed} after operation {moment}: {last.call} {last.name}")
-                raise
-            shutil.rmtree(folder)
 
 
 def assert_busy(recording: Recording) -> None:

@@ -65,7 +65,7 @@ class Peer:
             await asyncio.get_running_loop().sock_connect(raw, (server.host, server.port))
             reader, writer = await asyncio.open_connection(
                 sock=raw,
-                ssl=client_context(server) if tls else None,
+                ssl=client_context(server.ca_path) if tls else None,
                 server_hostname="localhost" if tls else None,
                 limit=receive_bytes or 1 << 20,
             )
@@ -149,9 +149,9 @@ class Peer:
                 await self.writer.wait_closed()
 
 
-def client_context(server: Server) -> ssl.SSLContext:
+def client_context(ca: Path | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(server.ca_path)
+    context.load_verify_locations(ca)
     return context
 
 

@@ -24,7 +24,10 @@ def test_a_missing_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None
 
 
 def test_a_second_owner_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
-    with DataDirectory(tmp_path), pytest.raises(ConfigError, match=rf"in use by another kvsd \(process {os.getpid()}\)"):
+    with (
+        DataDirectory(tmp_path),
+        pytest.raises(ConfigError, match=rf"in use by another kvsd \(process {os.getpid()}\)"),
+    ):
         DataDirectory(tmp_path)
 
 
@@ -65,7 +68,7 @@ def test_data_of_the_rust_program_refuses_the_start_and_names_the_import(tmp_pat
 
 def test_a_file_in_the_place_of_the_directory_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
-    with pytest.raises(ConfigError, match="cannot use the data directory .*check kvsd.root_dir"):
+    with pytest.raises(ConfigError, match=r"cannot use the data directory .*check kvsd.root_dir"):
         DataDirectory(tmp_path / "data")
 
 
@@ -76,7 +79,7 @@ def test_a_file_system_without_locks_is_told_apart_from_another_owner(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ConfigError, match="cannot lock the data directory .*No locks available"):
+    with pytest.raises(ConfigError, match=r"cannot lock the data directory .*No locks available"):
         DataDirectory(tmp_path)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -253,8 +255,9 @@ async def test_line_ends_in_a_key_are_data_and_no_further_request(start: Start, 
 def conversation() -> tuple[bytes, list[object]]:
     """Requests of all kinds, and their replies; None stands for a ping's."""
     requests = [
-        Set(b"a", b"1"), Ping(None, None), Get(b"a"), Set(b"a", b"22"), Delete(b"a"), Ping(None, None), Ping(None, None),
-        Get(b"a"), Set(b"\r\n", b"a\r\nb"), Get(b"\r\n"), Unknown(77), Set(b"a", b""), Get(b"a"), Delete(b"b"),
+        Set(b"a", b"1"), Ping(None, None), Get(b"a"), Set(b"a", b"22"), Delete(b"a"), Ping(None, None),
+        Ping(None, None), Get(b"a"), Set(b"\r\n", b"a\r\nb"), Get(b"\r\n"), Unknown(77), Set(b"a", b""),
+        Get(b"a"), Delete(b"b"),
     ]  # fmt: skip
     replies = [
         Success(None), None, Success(b"1"), Success(None), Success(b"22"), None, None,
@@ -741,6 +744,23 @@ async def test_a_peer_that_leaves_at_any_stage_leaves_nothing_behind(
     assert (await other.hear(3))[1:] == [Success(None), Success(b"after")]
 
 
+async def test_the_memory_of_a_lost_connection_does_not_wait_for_the_garbage_collector(
+    start: Start, connect: Connect, tls: bool
+) -> None:
+    server = await start(tls=tls)
+    peer = await connect(server)
+    await peer.say(encode(Set(b"k", bytes(MIB)))[:-1])
+    await until(lambda: budget(server) > MIB // 2, "nothing came")
+    gc.collect()
+    gc.disable()
+    try:
+        lost = weakref.ref(next(iter(sessions(server))))
+        await peer.close()
+        await until(lambda: lost() is None, "it is kept")
+    finally:
+        gc.enable()
+
+
 async def test_a_plain_peer_that_only_half_closes_gets_all_its_replies(start: Start, connect: Connect) -> None:
     server = await start(tls=False)
     peer = await connect(server, login=False)
@@ -760,7 +780,7 @@ async def test_a_tls_peer_that_says_goodbye_and_reads_nothing_returns_its_permit
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
         raw.settimeout(10)
         raw.connect((server.host, server.port))
-        secured = client_context(server).wrap_socket(raw, server_hostname="localhost")
+        secured = client_context(server.ca_path).wrap_socket(raw, server_hostname="localhost")
         secured.sendall(LOGIN)
         assert secured.recv(100) == NULL
         secured.sendall(encode(Set(b"k", bytes(8 * MIB))))

@@ -118,6 +118,13 @@ class Serving:
         for _ in range(30):
             await asyncio.sleep(0)
 
+    async def idle(self) -> None:
+        """Wait until no worker has anything to do."""
+        await self.settle()
+        while self.actor._jobs:
+            await asyncio.wait(self.actor._jobs)
+            await self.settle()
+
     async def reached(self, gate: Gate) -> None:
         assert await asyncio.to_thread(gate.reached.wait, SECONDS)
 

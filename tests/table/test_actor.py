@@ -298,7 +298,7 @@ async def test_a_failing_disk_fails_reads_one_by_one(medium: FaultyMedium) -> No
 async def test_a_failed_append_turns_the_table_read_only_and_reads_go_on(medium: FaultyMedium, call: Call) -> None:
     async with serving(medium) as table:
         await table.ask(Set(b"k", b"v"))
-        await table.settle()
+        await table.idle()
         medium.fail(errno.EIO, calls={call})
         (refused,) = await table.ask(Set(b"k", b"w"))
         assert isinstance(refused, ReadOnly)
@@ -389,6 +389,7 @@ async def test_an_append_whose_sync_succeeds_after_a_failed_fill_is_not_acknowle
         tell_append()
         await table.settle()
         assert isinstance((await request.future)[0], ReadOnly)
+        assert await table.ask(Get(b"k")) == [bytes(20_000)], "nor is it served"
 
 
 # Crashes
@@ -521,7 +522,7 @@ async def test_a_stop_commits_what_is_in_flight_and_staged(medium: FaultyMedium)
 async def test_a_seal_that_fails_at_the_stop_loses_nothing(medium: FaultyMedium) -> None:
     async with serving(medium) as table:
         await table.ask(Set(b"k", b"v"))
-        await table.settle()
+        await table.idle()
         medium.fail(errno.EIO, calls={Call.TRUNCATE})
     assert ("warning", "the log could not be sealed") in table.reporter.events
     assert recovered(medium) == {b"k": b"v"}

@@ -12,6 +12,7 @@ import pytest
 
 from kvsd.types import Fsync
 from tests.table.driver import Table
+from tests.table.encoding import Written
 from tests.table.history import History, busy_minute, recovered
 from tests.table.medium import Disk, FaultyMedium
 
@@ -104,6 +105,22 @@ def test_numbers_that_may_have_been_seen_stay_lost_when_recovery_itself_is_cut(t
         again.kill()
     else:
         pytest.fail("recovery never came to its end")
+
+
+def test_a_torn_tail_is_set_aside_for_good_before_the_segment_is_replaced(tmp_path: Path) -> None:
+    segment = Written()
+    segment.add()
+    torn = bytes(segment.data) + b"torn"
+    path = segment.save(tmp_path / "a")
+    path.write_bytes(torn)
+    medium = FaultyMedium(tmp_path / "a")
+    assert recovered(medium) == {b"k": b"v"}
+    for count, disk in medium.prefixes():
+        for seed in range(20):
+            root = tmp_path / f"{count}-{seed}"
+            disk.survivors(random.Random(seed), root)
+            kept = [found.read_bytes() for found in (root / "t").iterdir() if found.name.startswith(path.name)]
+            assert torn in kept
 
 
 def test_a_new_table_whose_folders_an_earlier_run_made_is_durable(tmp_path: Path) -> None:

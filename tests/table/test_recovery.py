@@ -171,7 +171,7 @@ def test_damage_far_behind_the_entries_is_found_across_windows(tmp_path: Path, m
     segment.data[first] ^= 1
     segment.save(tmp_path)
     for size in range(90, 170):
-        monkeypatch.setattr("kvsd.table.recovery._COPY_BYTES", size)
+        monkeypatch.setattr("kvsd.table.recovery._WINDOW_BYTES", size)
         assert outcome(tmp_path) == "CorruptLog"
 
 
@@ -242,6 +242,13 @@ def test_a_missing_segment_is_corruption(tmp_path: Path, missing: int) -> None:
     for number, segment in enumerate(chain()):
         if number != missing:
             segment.save(tmp_path)
+    assert outcome(tmp_path) == "CorruptLog"
+
+
+def test_a_segment_that_overlaps_its_predecessor_is_corruption(tmp_path: Path) -> None:
+    first, second, _ = chain()
+    first.save(tmp_path)
+    Written(replace(second.header, covered_from=2)).save(tmp_path)
     assert outcome(tmp_path) == "CorruptLog"
 
 
