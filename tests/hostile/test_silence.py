@@ -16,7 +16,7 @@ from tests.server.peers import LOGIN, until
 from .conftest import Launch
 from .target import Witness
 
-LOOPS = ["asyncio", "uvloop"]
+LOOPS = ["uvloop"]
 
 
 def client_hello() -> bytes:

@@ -51,7 +51,7 @@ async def outcome(target: Target, attack: str, *, login: bool) -> None:
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             for piece in endless(attack):
                 await peer.say(piece)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.005)  # leaves the processor to others; it adds up to hundreds of MiB all the same
 
     sending = asyncio.create_task(send())
     try:

@@ -18,7 +18,7 @@ from kvsd import aio
 from kvsd.config import Config, User
 from kvsd.errors import ConfigError
 from kvsd.protocol.messages import Authenticate, Fail, Get, Ping, Set, Success, encode
-from kvsd.server import Server
+from kvsd.server import Server, listener
 from kvsd.server.authentication import Authenticator, Principal, hash_password
 from kvsd.server.directory import DataDirectory
 from kvsd.server.listener import bind
@@ -375,7 +375,10 @@ async def test_what_was_read_before_a_stop_is_answered_and_kept(
         assert again.entries == sum(answered)
 
 
-async def test_silent_clients_do_not_hold_up_a_stop(start: Start, connect: Connect, tls: bool) -> None:
+async def test_silent_clients_do_not_hold_up_a_stop(
+    start: Start, connect: Connect, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "SHUTDOWN_TIMEOUT_SECONDS", 0.2)
     server = await start(tls=tls)
     for login in (True, False):
         for _ in range(3):
@@ -404,9 +407,10 @@ async def test_a_client_that_reads_nothing_is_cut_when_the_drain_ends(
 
 
 async def test_a_slow_reader_still_gets_its_reply_while_the_server_stops(
-    make_config: MakeConfig, reports: Reports, connect: Connect
+    make_config: MakeConfig, reports: Reports, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A close behind TLS waits a second only for what is unsent: it must come after the reply."""
+    """A close behind TLS waits a moment only for what is unsent: it must come after the reply."""
+    monkeypatch.setattr(listener, "SHUTDOWN_TIMEOUT_SECONDS", 0.5)
     server = Server(make_config(tls=True), reports)
     await server.start()
     peer = await connect(server, receive_bytes=64 << 10)
@@ -419,7 +423,7 @@ async def test_a_slow_reader_still_gets_its_reply_while_the_server_stops(
     read = b""
     async with asyncio.timeout(20):
         while len(read) < len(reply):
-            await asyncio.sleep(0.01)  # this is what the test is about
+            await asyncio.sleep(0.005)  # this is what the test is about
             data = await peer.reader.read(64 << 10)
             assert data, f"cut after {len(read)} bytes"
             read += data

@@ -261,6 +261,8 @@ class FaultyMedium(Medium):
         self.operations: list[Operation] = []
         self.counts: dict[Call, int] = dict.fromkeys(Call, 0)
         """Calls that succeeded."""
+        self.failures = 0
+        """Calls that failed as `fail` had planned."""
         self.open_files: dict[int, int] = {}
         """Descriptor → file; empty once nothing has leaked."""
         self.reads_cached = True
@@ -288,7 +290,10 @@ class FaultyMedium(Medium):
             if call not in calls:
                 return None
             left -= 1
-            return OSError(number, os.strerror(number)) if left == 0 or (forever and left < 0) else None
+            if left > 0 or (left < 0 and not forever):
+                return None
+            self.failures += 1
+            return OSError(number, os.strerror(number))
 
         self._plan = plan
 

@@ -28,7 +28,7 @@ def test_a_failed_call_loses_nothing_acknowledged(tmp_path: Path, forever: bool)
             busy_minute(history, rounds=5, seed=at % 7)
         except OSError:
             medium.kill()
-        else:
+        if not medium.failures:
             assert at > 100
             return
         allowed = history.allowed(len(medium.operations))
