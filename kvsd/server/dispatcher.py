@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from kvsd.errors import KvsdError, TableNotFound
 from kvsd.server.authentication import Principal
 from kvsd.table.actor import TableActor
+from kvsd.table.request import Mailbox
 
 
 class TableName(NamedTuple):
@@ -33,10 +34,15 @@ class Dispatcher:
     def add(self, name: TableName, table: TableActor | KvsdError) -> None:
         self._tables[name] = table
 
-    def table(self, principal: Principal, name: TableName) -> TableActor | KvsdError:
-        """The actor of `name`, or why `principal` gets none. Today every principal may use every table."""
-        found = self._tables.get(name)
-        return TableNotFound(f"no table {name}") if found is None else found
+    def mailbox(self, principal: Principal, name: TableName) -> Mailbox | KvsdError:
+        """The mailbox of `name`, or why `principal` gets none. Today every principal may use every table."""
+        match self._tables.get(name):
+            case None:
+                return TableNotFound(f"no table {name}")
+            case TableActor() as actor:
+                return actor.mailbox
+            case KvsdError() as error:
+                return error
 
     @property
     def actors(self) -> list[TableActor]:

@@ -1,6 +1,6 @@
 """One connection's conversation in the native protocol.
 
-Owns: authentication first, replies in request order, and every wait that a peer can cause: for its credentials, for
+Owns: authentication first, what each message means, and every wait that a peer can cause: for its credentials, for
 its next request, for it to read. Must not know tables beyond a mailbox, nor how a connection was accepted.
 """
 
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final, cast
 
 from structlog.typing import FilteringBoundLogger
@@ -24,22 +22,12 @@ from kvsd.protocol.messages import Message, encode, encode_success
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
+from kvsd.server.replies import Replies
 from kvsd.table import request
-from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget, out_of_memory
-from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Operation, Origin, Request, Result
+from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation
 
 READ_BUFFER_BYTES: Final = 256 << 10
-
-_MAX_TURNS: Final = 4
-"""Stretches of messages whose replies are outstanding; then nothing is taken from the peer until some have left."""
-
-_OPERATION_BYTES: Final = 128
-"""What an operation keeps in memory beside its value."""
-
-_WRITE_BYTES: Final = 64 << 10
-"""Handed to the transport at once. Behind TLS two such writes may lie unsent before it asks for a pause, so this bounds
-what the budget does not see."""
 
 _LINGER_SECONDS: Final = 1.0
 """After a fatal error what still arrives is thrown away for so long: closing at once could destroy the Fail that
@@ -63,22 +51,6 @@ class Services:
     read_buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BUFFER_BYTES)))
 
 
-class _Turn:
-    """The replies to a stretch of messages, and what they keep of the budget until they have left."""
-
-    __slots__ = ("held_bytes", "reply", "request")
-
-    def __init__(self, request: Request | None, held_bytes: int) -> None:
-        self.request = request
-        self.reply = bytearray()
-        """Without a request: what is said instead."""
-        self.held_bytes = held_bytes
-
-    @property
-    def is_back(self) -> bool:
-        return self.request is None or self.request.future.done()
-
-
 class Session(Connection):
     """A BufferedProtocol, since streams cost 15 to 40 %, and a plain Protocol under uvloop and TLS two thirds."""
 
@@ -87,27 +59,18 @@ class Session(Connection):
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(BEFORE_AUTHENTICATION)
-        self._origin = Origin(services.budget)
+        self._replies = Replies(services.budget, self._go_on)
         self._principal: Principal | None = None
-        self._table: TableActor | KvsdError | None = None
-        self._turns: deque[_Turn] = deque()
+        self._mailbox: Mailbox | KvsdError
         self._transport: asyncio.Transport
         self._login: asyncio.Task[None] | None = None
         self._taking: asyncio.Handle | None = None
-        self._putting: asyncio.Task[None] | None = None
-        self._unput: deque[Request] = deque()
-        self._unsent = memoryview(b"")
-        """Replies that the transport has not taken yet."""
-        self._unsent_held_bytes = 0
         self._input_held_bytes = 0
         self._last_read = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._reading_paused = False
-        self._writing_paused = False
         self._behind = False
         """The decoder may hold messages that there was no room to take."""
-        self._rest_is_due = False
-        """The first turn's Request was cut, and the part that came has been written."""
         self._ending = False
         """Nothing more is read; the connection closes when all that was read is answered."""
         self._lingering = False
@@ -117,6 +80,7 @@ class Session(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # what it is; uvloop's class does not say so
+        self._replies.open(self._transport)
         self._peer = transport.get_extra_info("peername")
         self._services.sessions.add(self)
         self._set_timer(self._services.authenticate_timeout_seconds, self._refuse_late)
@@ -143,36 +107,27 @@ class Session(Connection):
         return True
 
     def pause_writing(self) -> None:
-        self._writing_paused = True
+        self._replies.pause()
         self._watch_writing()
 
     def resume_writing(self) -> None:
-        self._writing_paused = False
-        if self._transport.is_closing():
-            return
-        self._stop_timer()
-        self._watch_idleness()
-        self._write_unsent()
-        self._send_ready()
+        if not self._transport.is_closing():
+            self._stop_timer()
+            self._watch_idleness()
+        self._replies.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ending = True
-        for handle in (self._timer, self._login, self._taking, self._putting):
+        for handle in (self._timer, self._login, self._taking):
             if handle is not None:
                 handle.cancel()
-        budget = self._services.budget
-        budget.release(self._input_held_bytes + self._unsent_held_bytes)
-        for turn in self._turns:
-            budget.release(turn.held_bytes)
-            if turn.request is not None and not turn.request.future.cancel():
-                budget.release(turn.request.held_bytes)
-        self._turns.clear()
+        self._services.budget.release(self._input_held_bytes)
+        self._replies.close()
         self._services.sessions.discard(self)
         user = None if self._principal is None else self._principal.username
         self._services.reporter.debug("connection ended", peer=self._peer, user=user, error=exc and str(exc))
         # The loop's TLS object keeps our methods: this cycle would keep the memory of a lost connection, up to a whole
-        # value, until the garbage collector comes by. Nothing is written from here on.
-        self._writing_paused = True
+        # value, until the garbage collector comes by. Nothing uses it from here on.
         del self._transport
         super().connection_lost(exc)
 
@@ -218,21 +173,21 @@ class Session(Connection):
             if not self._transport.is_closing():
                 self._admit(principal)
         self._login = None
-        self._send_ready()
+        self._replies.send()
 
     def _admit(self, principal: Principal) -> None:
         self._principal = principal
-        self._table = self._services.dispatcher.table(principal, DEFAULT_TABLE)
+        self._mailbox = self._services.dispatcher.mailbox(principal, DEFAULT_TABLE)
         self._decoder.limits = self._services.limits
         # Not 0: behind TLS that asks for a pause when nothing is unsent.
         self._transport.set_write_buffer_limits(high=1, low=0)
         self._watch_idleness()
-        self._reply(encode_success(None))
+        self._replies.say(encode_success(None))
 
     def _refuse_late(self) -> None:
         milliseconds = round(self._services.authenticate_timeout_seconds * 1000)
         self._end_with(AuthenticationError(f"no Authenticate within {milliseconds} ms"))
-        self._send_ready()
+        self._replies.send()
 
     # Messages
 
@@ -256,7 +211,7 @@ class Session(Connection):
         else:
             if is_large:
                 self._hold_input()
-        self._send_ready()
+        self._replies.send()
 
     def _take_operations(self, *, is_large: bool) -> None:
         """Take a bounded number of messages: others have their turn before the rest is looked at."""
@@ -277,7 +232,7 @@ class Session(Connection):
                         run, operations = operations, []
                         self._ask(run, is_large=is_large)
                         self._answer(message)
-                        if len(self._turns) >= _MAX_TURNS:
+                        if self._replies.is_held_up:
                             break
             self._behind = True
         finally:
@@ -287,58 +242,25 @@ class Session(Connection):
         """Reply to what needs no table."""
         match message:
             case Refused():
-                self._reply(_fail(message.error))
+                self._replies.fail(message.error)
             case messages.Ping():
-                self._reply(encode(messages.Ping(message.client_time, Time(time.time_ns()))))
+                self._replies.say(encode(messages.Ping(message.client_time, Time(time.time_ns()))))
             case messages.Hello():
-                self._reply(encode(messages.Welcome(min(message.version, messages.PROTOCOL_VERSION), ())))
+                self._replies.say(encode(messages.Welcome(min(message.version, messages.PROTOCOL_VERSION), ())))
             case _:
-                self._reply(_fail(UnexpectedMessage(f"{type(message).__name__} is not expected here")))
+                self._replies.fail(UnexpectedMessage(f"{type(message).__name__} is not expected here"))
 
     def _ask(self, operations: Sequence[Operation], *, is_large: bool) -> None:
-        """Pass `operations` to the table as one Request; the replies take their turn."""
+        """Pass `operations` to the table as one Request."""
         if not operations:
             return
-        if not isinstance(self._table, TableActor):
-            assert self._table is not None
-            self._reply(_fail(self._table) * len(operations))
+        if isinstance(self._mailbox, KvsdError):
+            self._replies.fail(self._mailbox, len(operations))
             return
-        held_bytes = _OPERATION_BYTES * len(operations)
+        value_bytes = 0
         if is_large:
-            held_bytes += sum(len(operation.value) for operation in operations if isinstance(operation, request.Set))
-        if held_bytes <= FREE_BYTES:
-            held_bytes = 0
-        elif not self._services.budget.hold(held_bytes):
-            self._reply(_fail(out_of_memory()) * len(operations))
-            return
-        turn = _Turn(self._request(operations), held_bytes)
-        self._turns.append(turn)
-        self._put(turn)
-
-    def _request(self, operations: Sequence[Operation]) -> Request:
-        return Request(operations, self._origin, self._loop.create_future())
-
-    def _put(self, turn: _Turn) -> None:
-        asked = turn.request
-        assert asked is not None
-        asked.future.add_done_callback(self._send_ready)
-        assert isinstance(self._table, TableActor)
-        if self._putting is None:
-            try:
-                self._table.mailbox.put_nowait(asked)
-            except asyncio.QueueFull:
-                self._putting = self._loop.create_task(self._put_waiting(self._table.mailbox))
-            else:
-                return
-        self._unput.append(asked)
-
-    async def _put_waiting(self, mailbox: asyncio.Queue[Request | None]) -> None:
-        """The mailbox is full: wait for room, while nothing is read from this peer."""
-        while self._unput:
-            await mailbox.put(self._unput[0])
-            self._unput.popleft()
-        self._putting = None
-        self._go_on()
+            value_bytes = sum(len(operation.value) for operation in operations if isinstance(operation, request.Set))
+        self._replies.ask(self._mailbox, operations, value_bytes)
 
     def _hold_input(self) -> None:
         """Count a half-received value; where the budget has no room, its bytes are dropped and it is refused."""
@@ -353,71 +275,13 @@ class Session(Connection):
         if self._decoder.buffered_bytes > READ_BUFFER_BYTES:
             self._end_with(out_of_memory())
 
-    # Replies
-
-    def _reply(self, reply: bytes) -> None:
-        """Give `reply` its turn behind all that are owed; `_send_ready` sends it."""
-        if not self._turns or self._turns[-1].request is not None:
-            self._turns.append(_Turn(None, 0))
-        self._turns[-1].reply += reply
-
-    def _send_ready(self, _: object = None) -> None:
-        """Write all replies whose turn has come, with one write."""
-        if self._writing_paused or self._transport.is_closing():
-            return
-        turns = self._turns
-        parts: list[bytes | bytearray] = []
-        held_bytes = 0
-        while turns:
-            turn = turns[0]
-            asked = turn.request
-            if asked is None:
-                parts.append(turn.reply)
-            elif asked.future.done():
-                results = asked.future.result()
-                parts += [_encode_result(result) for result in results]
-                held_bytes += asked.held_bytes
-                if len(results) < len(asked.operations):
-                    turn.request = self._request(asked.operations[len(results) :])
-                    self._rest_is_due = True
-                    break
-            else:
-                break
-            held_bytes += turn.held_bytes
-            turns.popleft()
-        if parts:
-            self._write(parts[0] if len(parts) == 1 else b"".join(parts), held_bytes)
-        self._go_on()
-
-    def _write(self, reply: bytes | bytearray, held_bytes: int) -> None:
-        self._unsent_held_bytes = held_bytes
-        if len(reply) <= _WRITE_BYTES:
-            self._transport.write(reply)
-        else:
-            self._unsent = memoryview(reply)
-        self._write_unsent()
-
-    def _write_unsent(self) -> None:
-        while self._unsent and not self._writing_paused:
-            piece, self._unsent = self._unsent[:_WRITE_BYTES], self._unsent[_WRITE_BYTES:]
-            self._transport.write(piece)
-        if self._unsent_held_bytes and not self._writing_paused:
-            self._services.budget.release(self._unsent_held_bytes)
-            self._unsent_held_bytes = 0
+    # Waiting and ending
 
     def _go_on(self) -> None:
-        """Replies have left, or a part of one: what waited for that has its turn."""
+        """Something may have become possible: taking what is held, reading, or closing."""
         if self._transport.is_closing():
             return
-        if self._rest_is_due:
-            self._ask_again()
-        is_held_up = (
-            self._writing_paused
-            or self._origin.is_cut
-            or self._login is not None
-            or self._putting is not None
-            or len(self._turns) >= _MAX_TURNS
-        )
+        is_held_up = self._login is not None or self._replies.is_held_up
         if self._behind and self._taking is None and not is_held_up:
             self._taking = self._loop.call_soon(self._take_messages)
         # Read from the peer only while everything that it causes has room.
@@ -431,27 +295,10 @@ class Session(Connection):
         if self._ending:
             self._close_if_done()
 
-    def _ask_again(self) -> None:
-        """After a Request was cut: ask for the rest once what came has been written and all behind it is back."""
-        if self._writing_paused or not all(turn.is_back for turn in islice(self._turns, 1, None)):
-            return
-        self._rest_is_due = self._origin.is_cut = False
-        for turn in self._turns:
-            asked = turn.request
-            if asked is None:
-                continue
-            if not asked.future.done():
-                self._put(turn)
-            elif not asked.results:
-                turn.request = self._request(asked.operations)
-                self._put(turn)
-
-    # Waiting and ending
-
     def _watch_idleness(self) -> None:
         timeout = self._services.idle_timeout_seconds
         if timeout and not self._ending:
-            idle = 0.0 if self._turns else self._loop.time() - self._last_read
+            idle = 0.0 if self._replies.turns else self._loop.time() - self._last_read
             if idle >= timeout:
                 self._close()
             else:
@@ -459,7 +306,7 @@ class Session(Connection):
 
     def _watch_writing(self, left_bytes: int | None = None) -> None:
         """Disconnect a peer that has taken none of its replies since the last look."""
-        now_left = self._transport.get_write_buffer_size() + len(self._unsent)
+        now_left = self._transport.get_write_buffer_size() + self._replies.unsent_bytes
         if left_bytes is not None and now_left >= left_bytes:
             self._transport.abort()
         else:
@@ -469,7 +316,7 @@ class Session(Connection):
         """Say what is wrong, behind the replies that are owed, and close."""
         self._ending = self._lingering = True
         self._behind = False
-        self._reply(_fail(error))
+        self._replies.fail(error)
 
     def _end_with_fault(self, error: Exception) -> None:
         """A fault of ours concerns this connection only."""
@@ -477,7 +324,7 @@ class Session(Connection):
         self._end_with(InternalError("internal fault; the server's log has the details"))
 
     def _close_if_done(self) -> None:
-        if self._turns or self._behind or self._login is not None or self._writing_paused:
+        if self._replies.turns or self._behind or self._login is not None or self._replies.is_paused:
             return
         # Not at once: the stdlib loop's transport does not stand a close within resume_writing.
         self._set_timer(0, self._linger if self._lingering else self._close)
@@ -501,12 +348,3 @@ class Session(Connection):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _encode_result(result: Result) -> bytes:
-    return encode_success(result) if result is None or type(result) is bytes else _fail(result)
-
-
-def _fail(error: object) -> bytes:
-    assert isinstance(error, KvsdError)
-    return encode(messages.Fail(error.code, str(error)))

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar, assert_never
 from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
 from kvsd.table.budget import out_of_memory
 from kvsd.table.log import Read
-from kvsd.table.request import MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Request, Result, Set
+from kvsd.table.request import MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Mailbox, Request, Result, Set
 from kvsd.table.store import Commit, Store
 from kvsd.table.work import Fill, is_disk_full
 from kvsd.types import Fsync, Key, Value
@@ -66,7 +66,7 @@ class TableActor:
         self, name: str, store: Store, pools: Pools, reporter: Reporter, *, fsync_interval_ms: int = 1_000
     ) -> None:
         self.name = name
-        self.mailbox: asyncio.Queue[Request | None] = asyncio.Queue(MAILBOX_REQUESTS)
+        self.mailbox: Mailbox = asyncio.Queue(MAILBOX_REQUESTS)
         """None ends the task, once all before it is answered."""
         self.state = State.WRITABLE
         self.unavailable: TableUnavailable | None = None

@@ -112,3 +112,7 @@ class Request:
             self.origin.budget.release(self.held_bytes)
         else:
             self.future.set_result(self.results)
+
+
+Mailbox: TypeAlias = "asyncio.Queue[Request | None]"
+"""A table's bounded queue; None ends its actor."""

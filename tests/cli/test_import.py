@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from kvsd.server import offline
 from kvsd.server.directory import DataDirectory
 from kvsd.server.kvsd_rs import RustFile
 
@@ -42,6 +45,16 @@ def test_an_offline_import_into_a_data_folder_in_use_is_refused(cli: Cli, folder
         result = cli("import", "--from-kvsd-rs", str(GOLDEN), "--root-dir", "data")
     assert (result.status, result.out) == (2, b"")
     assert "in use by another kvsd" in result.err
+
+
+def test_a_full_disk_is_no_error_of_the_configuration(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(offline, "write", full)
+    result = cli("import", "--from-kvsd-rs", str(GOLDEN), "--root-dir", "data", "--json")
+    assert (result.status, result.out, result.error["code"]) == (1, b"", "FAILED")
+    assert "cannot import into data: No space left on device; make room" in result.error["message"]
 
 
 def test_a_torn_tail_is_reported(cli: Cli, torn: Path) -> None:

@@ -88,6 +88,31 @@ def test_a_bad_variable_is_named(name: str) -> None:
         resolve(environ={**ENVIRONMENT, name: "\n"})
 
 
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_the_canonical_name_of_a_variable_counts_and_before_the_short_one(name: str) -> None:
+    others = {"KVSD_USERNAME": "u", "KVSD_PASSWORD": "p"}
+    canonical = name.replace("KVSD_", "KVSD_CLIENT_")
+    chosen = resolve(environ=others | {canonical: ENVIRONMENT[name], name: ""})
+    assert chosen == resolve(environ=others | {name: ENVIRONMENT[name]})
+    assert chosen != resolve(environ=others)
+    assert chosen == resolve(environ=others | {canonical: ENVIRONMENT[name], name: "7"})
+
+
+@pytest.mark.parametrize("name", [name for name in ENVIRONMENT if name not in {"KVSD_USERNAME", "KVSD_PASSWORD"}])
+def test_an_empty_variable_counts_as_not_set(name: str) -> None:
+    assert resolve(username="u", password="p", environ={name: ""}) == ConnectSettings(username="u", password="p")
+
+
+def test_empty_credentials_in_the_environment_are_none() -> None:
+    with pytest.raises(AuthenticationError, match="no password"):
+        resolve(environ={"KVSD_USERNAME": "u", "KVSD_PASSWORD": ""})
+
+
+def test_a_variable_that_is_overridden_may_be_nonsense() -> None:
+    # Container platforms set KVSD_PORT=tcp://10.0.0.1:7379 for a service named kvsd.
+    assert resolve(port=7000, username="u", password="p", environ={"KVSD_PORT": "tcp://10.0.0.1:7379"}).port == 7000
+
+
 def test_a_bad_password_is_never_quoted() -> None:
     with pytest.raises(ConfigError, match="password") as caught:
         resolve(username="u", password="hunter2\r\n", environ={})

@@ -28,7 +28,7 @@ T = TypeVar("T")
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 
-OVERHEAD_BYTES: Final = {"plain": 128 * KIB, "tls": 768 * KIB}
+OVERHEAD_BYTES: Final = {"plain": 192 * KIB, "tls": 768 * KIB}
 """What a connection may cost beside its share of `server.memory_bytes`, at the worst.
 
 Behind TLS that is uvloop's read buffer of 256 KiB and OpenSSL's of 341 KiB: a peer that sends much at once makes both

@@ -39,9 +39,9 @@ async def is_written_and_served(target: Target) -> None:
     await peer.close()
 
 
-async def test_connections_leave_the_tables_their_descriptors(launch: Launch, tls: bool) -> None:
+async def test_connections_leave_the_tables_their_descriptors(launch: Launch) -> None:
     """A log that could not open its next segment would take no more writes until a restart."""
-    target = launch(tls=tls, descriptors=(64, 128), storage={"segment_bytes": 65_536})
+    target = launch(descriptors=(64, 128), storage={"segment_bytes": 65_536})
     [warning] = target.logged("too few descriptors for server.max_tcp_connections; raise `ulimit -n`")
     assert (warning["descriptors"], warning["max_tcp_connections"]) == (128, 10_240)
     peer = await target.peer()

@@ -6,12 +6,12 @@ import asyncio
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvsd.config import User
 from kvsd.errors import AuthenticationError, Busy, ConfigError
 from kvsd.server.authentication import (
     MAX_MEMORY_KIB,
@@ -27,13 +27,6 @@ OF_SECRET = "$argon2id$v=19$m=19456,t=2,p=1$i+AaWr42PjHCgejSUnqBuA$GVGH87ySxg5LY
 
 # Of "correct horse battery staple", from the documentation of argon2-cffi: four lanes.
 OF_STAPLE = "$argon2id$v=19$m=65536,t=3,p=4$MIIRqgvgQbgj220jfp0MPA$YfwJSVjtjSU0zzV/P3S9nnQ/USre2wvJMjfCIjrTQbg"
-
-
-@dataclass(frozen=True)
-class User:
-    username: str
-    password_hash: str | None = None
-    password: str | None = None
 
 
 def cheap_hash(password: str, *, lanes: int = 1, iterations: int = 1) -> str:
@@ -175,11 +168,9 @@ def test_a_user_that_could_never_log_in_is_refused(username: str) -> None:
 @pytest.mark.parametrize(
     ("users", "problem"),
     [
-        ([User("ann", OF_SECRET), User("ann", password="other")], "user 'ann': configured twice"),
-        ([User("ann")], "user 'ann': give exactly one"),
-        ([User("ann", OF_SECRET, "secret")], "user 'ann': give exactly one"),
-        ([User("ann", password="")], "user 'ann': a password must not be empty"),
-        ([User("ann", "secret")], "user 'ann': not an Argon2id hash"),
+        ([User(username="ann", password_hash=OF_SECRET), User(username="ann", password="other")], "user 'ann': configured twice"),
+        ([User(username="ann", password="")], "user 'ann': a password must not be empty"),
+        ([User(username="ann", password_hash="secret")], "user 'ann': not an Argon2id hash"),
     ],
 )
 def test_a_user_with_an_unclear_password_is_refused(users: list[User], problem: str) -> None:
@@ -189,7 +180,7 @@ def test_a_user_with_an_unclear_password_is_refused(users: list[User], problem: 
 
 
 async def test_configured_users_log_in_by_hash_and_by_plain_password() -> None:
-    authenticator = Authenticator.from_users([User("ann", OF_SECRET), User("bob", password="banana")])
+    authenticator = Authenticator.from_users([User(username="ann", password_hash=OF_SECRET), User(username="bob", password="banana")])
     assert await authenticator.verify("ann", "secret") == Principal("ann")
     assert await authenticator.verify("bob", "banana") == Principal("bob")
     await authenticator.close()
@@ -371,9 +362,9 @@ async def test_no_password_or_hash_shows_in_a_repr_or_a_traceback(authenticator:
 
 def test_users_that_must_stay_local_are_found() -> None:
     users = [
-        User("hashed", hash_password("a good one")),
-        User("plain", password="a good one"),
-        User("sample", OF_SECRET),
+        User(username="hashed", password_hash=hash_password("a good one")),
+        User(username="plain", password="a good one"),
+        User(username="sample", password_hash=OF_SECRET),
     ]
     reasons = insecure_users(users)
     assert list(reasons) == ["plain", "sample"]
@@ -383,4 +374,4 @@ def test_users_that_must_stay_local_are_found() -> None:
 
 def test_a_malformed_hash_is_no_secure_user() -> None:
     with pytest.raises(ConfigError, match="user 'ann'"):
-        insecure_users([User("ann", "garbage")])
+        insecure_users([User(username="ann", password_hash="garbage")])

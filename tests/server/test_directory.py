@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from kvsd.errors import ConfigError
-from kvsd.server.directory import NAME, DataDirectory
+from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import TableName
+from kvsd.types import NAME
 
 
 def test_a_missing_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import cast
 
 from kvsd.errors import CorruptLog, TableNotFound
@@ -13,14 +14,15 @@ ANN = Principal("ann")
 
 
 class Actor(TableActor):
-    def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        self.mailbox = asyncio.Queue()
 
 
 def test_a_table_is_found_by_its_whole_name() -> None:
     dispatcher, actor = Dispatcher(), Actor()
     dispatcher.add(DEFAULT_TABLE, actor)
-    assert dispatcher.table(ANN, TableName("default", "default")) is actor
-    unknown = dispatcher.table(ANN, TableName("default", "other"))
+    assert dispatcher.mailbox(ANN, TableName("default", "default")) is actor.mailbox
+    unknown = dispatcher.mailbox(ANN, TableName("default", "other"))
     assert isinstance(unknown, TableNotFound)
     assert "default/other" in str(unknown)
 
@@ -29,6 +31,6 @@ def test_a_table_that_cannot_be_opened_is_counted_and_answers_with_the_reason() 
     dispatcher, actor = Dispatcher(), Actor()
     dispatcher.add(DEFAULT_TABLE, actor)
     dispatcher.add(TableName("default", "bad"), reason := CorruptLog("damaged at 7"))
-    assert dispatcher.table(ANN, TableName("default", "bad")) is reason
+    assert dispatcher.mailbox(ANN, TableName("default", "bad")) is reason
     assert dispatcher.actors == [cast(TableActor, actor)]
     assert dispatcher.unavailable == 1

@@ -140,6 +140,17 @@ def test_an_import_refuses_a_directory_in_use(tmp_path: Path) -> None:
         offline.write(tmp_path / "data", [(b"a", b"1")])
 
 
+def test_an_error_of_the_disk_is_none_of_the_configuration(tmp_path: Path) -> None:
+    def values() -> Iterator[tuple[bytes, bytes]]:
+        yield b"a", b"1"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device"):
+        offline.write(tmp_path, values())
+    with DataDirectory(tmp_path):
+        pass
+
+
 def test_an_import_goes_to_the_default_table(tmp_path: Path) -> None:
     offline.write(tmp_path, [(b"a", b"1")])
     with DataDirectory(tmp_path) as directory:

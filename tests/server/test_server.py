@@ -366,7 +366,7 @@ async def test_what_was_read_before_a_stop_is_answered_and_kept(
     for number, peer in enumerate(peers):
         await peer.say(*(Set(b"%d-%d" % (number, n), b"v") for n in range(1_500)))
     sessions = list(server._services.sessions)
-    await until(lambda: all(session._behind or session._turns for session in sessions), "nothing was read")
+    await until(lambda: all(session._behind or session._replies.turns for session in sessions), "nothing was read")
     async with asyncio.timeout(10):
         await server.stop()
     answered = [len(await peer.rest()) // len(NULL) for peer in peers]
@@ -399,7 +399,7 @@ async def test_a_client_that_reads_nothing_is_cut_when_the_drain_ends(
     peer = await connect(server, receive_bytes=32 << 10)
     peer.writer.transport.pause_reading()
     await peer.say(Set(b"k", bytes(8 * MIB)), *[Get(b"k")] * 3)
-    await until(lambda: all(session._writing_paused for session in server._services.sessions), "all was sent")
+    await until(lambda: all(session._replies.is_paused for session in server._services.sessions), "all was sent")
     async with asyncio.timeout(5):
         await server.stop()
     assert reports.take("connections cut at the end of the drain")["connections"] == 1
@@ -418,7 +418,7 @@ async def test_a_slow_reader_still_gets_its_reply_while_the_server_stops(
     await peer.say(Set(b"k", bytes(10 * MIB)))
     await peer.expect(NULL)
     await peer.say(Get(b"k"))
-    await until(lambda: all(session._writing_paused for session in server._services.sessions), "all was sent")
+    await until(lambda: all(session._replies.is_paused for session in server._services.sessions), "all was sent")
     stopping = asyncio.create_task(server.stop())
     read = b""
     async with asyncio.timeout(20):

@@ -31,10 +31,13 @@ from kvsd.protocol.messages import (
 )
 from kvsd.server import Server, session
 from kvsd.server.authentication import Authenticator, Principal
+from kvsd.server.dispatcher import DEFAULT_TABLE
 from kvsd.server.session import Session
 from kvsd.table import actor
+from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
+from kvsd.table.request import Request
 from tests.conftest import Connect, Start
 
 from .peers import LOGIN, NULL, REFUSED, VECTORS, Reports, client_context, until
@@ -362,6 +365,47 @@ async def test_a_request_behind_pings_does_not_hold_them_back(start: Start) -> N
     conversation.connection_lost(None)
 
 
+class Table(TableActor):
+    """Its mailbox only: the test answers."""
+
+    def __init__(self) -> None:
+        self.mailbox = asyncio.Queue()
+
+    def asked(self) -> list[Request]:
+        return [self.mailbox.get_nowait() for _ in range(self.mailbox.qsize())]
+
+
+async def test_the_rest_of_a_cut_request_goes_before_all_that_came_behind_it(start: Start) -> None:
+    server = await start(tls=False)
+    (opened,) = server.dispatcher.actors
+    server.dispatcher.add(DEFAULT_TABLE, table := Table())
+    wire, conversation = Wire(), Session(server._services)
+    conversation.connection_made(wire)
+    deliver(conversation, LOGIN)
+    await until(lambda: wire.written, "no reply to the credentials")
+    wire.written.clear()
+
+    for keys in (b"abc", b"d", b"e"):
+        deliver(conversation, b"".join(encode(Get(b"%c" % key)) for key in keys))
+    cut, *behind = table.asked()
+    cut.origin.is_cut = True
+    cut.future.set_result([b"1"])
+    await until(lambda: wire.written, "what came before the cut is not sent")
+    assert table.asked() == []
+    for one in behind:  # as the actor does with what comes behind a cut
+        one.future.set_result([])
+    await until(table.mailbox.qsize, "nothing is asked again")
+    again = table.asked()
+    assert [[operation.key for operation in one.operations] for one in again] == [[b"b", b"c"], [b"d"], [b"e"]]
+    assert not cut.origin.is_cut
+    for one in reversed(again):
+        one.future.set_result([operation.key for operation in one.operations])
+    replies = b"".join(encode(Success(value)) for value in (b"1", b"b", b"c", b"d", b"e"))
+    await until(lambda: b"".join(wire.written) == replies, "not all is sent")
+    conversation.connection_lost(None)
+    server.dispatcher.add(DEFAULT_TABLE, opened)
+
+
 # Room
 
 
@@ -456,7 +500,7 @@ async def test_a_peer_that_does_not_read_is_not_read_from_and_then_cut(
     peer.writer.transport.pause_reading()
     [conversation] = sessions(server)
     peer.writer.write(encode(Set(b"k", bytes(MIB))) + encode(Get(b"k")) * 100_000)
-    await until(lambda: conversation._writing_paused and conversation._reading_paused, "not paused")
+    await until(lambda: conversation._replies.is_paused and conversation._reading_paused, "not paused")
     held = budget(server)
     assert held > MIB
     await until(lambda: server.connections == 0, "not cut")
@@ -473,7 +517,7 @@ async def test_what_lies_unsent_behind_tls_is_in_the_budget(start: Start, connec
         for peer in peers:
             peer.writer.transport.pause_reading()
             await peer.say(Get(b"k"))
-        await until(lambda: all(one._writing_paused for one in sessions(server)), "all are answered")
+        await until(lambda: all(one._replies.is_paused for one in sessions(server)), "all are answered")
         assert budget(server) >= 8 * 10 * MIB
         for peer in peers:
             stack.push_async_callback(peer.close)
@@ -561,7 +605,7 @@ async def test_a_large_value_whose_last_byte_comes_alone_is_counted_while_it_wai
     await until(lambda: budget(server) > MIB - 64 * KIB, "not counted")
     [conversation] = sessions(server)
     await peer.say(value[-1:])
-    await until(lambda: conversation._turns, "not taken")
+    await until(lambda: conversation._replies.turns, "not taken")
     assert budget(server) >= MIB
     halt.end()
     assert await peer.hear_one() == Success(None)
@@ -575,8 +619,10 @@ async def test_many_waiting_operations_are_counted_although_they_have_no_values(
     await halt.begin()
     await peer.say(*[Get(b"k")] * 20_000)
     [conversation] = sessions(server)
-    await until(lambda: conversation._reading_paused, "everything was taken")
-    taken = sum(len(turn.request.operations) for turn in conversation._turns)
+    await until(lambda: len(conversation._replies.turns) >= 4, "too little was taken")
+    for _ in range(100):
+        await asyncio.sleep(0)
+    taken = sum(len(turn.request.operations) for turn in conversation._replies.turns)
     assert taken <= 4_000
     assert budget(server) >= taken * 100
     halt.end()
@@ -719,15 +765,15 @@ async def test_a_peer_that_leaves_at_any_stage_leaves_nothing_behind(
         case "disk":
             disk.may_go_on.clear()
             await peer.say(Set(b"k", bytes(MIB)), Get(b"k"))
-            await until(lambda: conversation._turns, "nothing came")
+            await until(lambda: conversation._replies.turns, "nothing came")
         case "mailbox" | "behind":
             await halt.begin()
             await peer.say(*[Get(b"k"), Ping(None, None)] * (1 if stage == "mailbox" else 100))
-            await until(lambda: conversation._turns, "nothing came")
+            await until(lambda: conversation._replies.turns, "nothing came")
         case "unsent" | "cut":
             peer.writer.transport.pause_reading()
             await peer.say(Set(b"k", bytes(MIB)), *[Get(b"k")] * (4 if stage == "unsent" else 40))
-            await until(lambda: conversation._writing_paused, "all was sent")
+            await until(lambda: conversation._replies.is_paused, "all was sent")
     if how == "reset":
         peer.reset()
     else:

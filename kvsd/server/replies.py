@@ -1,0 +1,220 @@
+"""What one connection is owed, in the order in which it asked.
+
+Owns: the turns, Requests that were cut short, what is being written, and what all that keeps of the memory budget. Must
+not know credentials, timers, or when the peer is read from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Final
+
+from kvsd.errors import KvsdError
+from kvsd.protocol.messages import Fail, encode, encode_success
+from kvsd.table.budget import Budget, out_of_memory
+from kvsd.table.request import FREE_BYTES, Mailbox, Operation, Origin, Request, Result
+
+MAX_TURNS: Final = 4
+"""Stretches of messages whose replies are outstanding; then nothing is taken from the peer until some have left."""
+
+_OPERATION_BYTES: Final = 128
+"""What an operation keeps in memory beside its value."""
+
+_WRITE_BYTES: Final = 64 << 10
+"""Handed to the transport at once. Behind TLS two such writes may lie unsent before it asks for a pause, so this bounds
+what the budget does not see."""
+
+
+class _Turn:
+    """The replies to a stretch of messages, and what they keep of the budget until they have left."""
+
+    __slots__ = ("held_bytes", "mailbox", "reply", "request")
+
+    def __init__(self, request: Request | None = None, mailbox: Mailbox | None = None, held_bytes: int = 0) -> None:
+        self.request = request
+        self.mailbox = mailbox
+        self.reply = bytearray()
+        """Without a request: what is said instead."""
+        self.held_bytes = held_bytes
+
+    @property
+    def is_back(self) -> bool:
+        return self.request is None or self.request.future.done()
+
+
+class Replies:
+    """Filled by `say` and `ask`, sent by `send`; `on_progress` is called when something may have become possible."""
+
+    def __init__(self, budget: Budget, on_progress: Callable[[], None]) -> None:
+        self.turns: deque[_Turn] = deque()
+        self.is_paused = False
+        """The peer does not take what is written."""
+        self._budget = budget
+        self._on_progress = on_progress
+        self._loop = asyncio.get_running_loop()
+        self._origin = Origin(budget)
+        self._transport: asyncio.Transport | None = None
+        self._putting: asyncio.Task[None] | None = None
+        self._unput: deque[_Turn] = deque()
+        self._unsent = memoryview(b"")
+        """What the transport has not taken yet."""
+        self._unsent_held_bytes = 0
+        self._rest_is_due = False
+        """The first turn's Request was cut, and the part that came has been written."""
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether nothing more should be asked before some replies have left."""
+        return self.is_paused or self._origin.is_cut or self._putting is not None or len(self.turns) >= MAX_TURNS
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Written, and not taken by the transport."""
+        return len(self._unsent)
+
+    def open(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def close(self) -> None:
+        """The connection is gone: nobody waits any more. What was asked is done all the same."""
+        self._transport = None
+        self._on_progress = lambda: None  # ends the cycle with the session, which would keep its memory
+        if self._putting is not None:
+            self._putting.cancel()
+        self._budget.release(self._unsent_held_bytes)
+        for turn in self.turns:
+            self._budget.release(turn.held_bytes)
+            if turn.request is not None and not turn.request.future.cancel():
+                self._budget.release(turn.request.held_bytes)
+        self.turns.clear()
+
+    def say(self, reply: bytes) -> None:
+        """Give `reply` its turn behind all that are owed; `send` sends it."""
+        if not self.turns or self.turns[-1].request is not None:
+            self.turns.append(_Turn())
+        self.turns[-1].reply += reply
+
+    def fail(self, error: KvsdError, count: int = 1) -> None:
+        """Say `error` to `count` requests."""
+        self.say(_fail(error) * count)
+
+    def ask(self, mailbox: Mailbox, operations: Sequence[Operation], value_bytes: int) -> None:
+        """Pass `operations`, which carry `value_bytes`, to a table as one Request; the results take their turn."""
+        held_bytes = _OPERATION_BYTES * len(operations) + value_bytes
+        if held_bytes <= FREE_BYTES:
+            held_bytes = 0
+        elif not self._budget.hold(held_bytes):
+            self.fail(out_of_memory(), len(operations))
+            return
+        turn = _Turn(self._request(operations), mailbox, held_bytes)
+        self.turns.append(turn)
+        self._put(turn)
+
+    def send(self, _: object = None) -> None:
+        """Write all replies whose turn has come, with one write."""
+        if self.is_paused or self._transport is None or self._transport.is_closing():
+            return
+        turns = self.turns
+        parts: list[bytes | bytearray] = []
+        held_bytes = 0
+        while turns:
+            turn = turns[0]
+            asked = turn.request
+            if asked is None:
+                parts.append(turn.reply)
+            elif asked.future.done():
+                results = asked.future.result()
+                parts += [_encode_result(result) for result in results]
+                held_bytes += asked.held_bytes
+                if len(results) < len(asked.operations):
+                    turn.request = self._request(asked.operations[len(results) :])
+                    self._rest_is_due = True
+                    break
+            else:
+                break
+            held_bytes += turn.held_bytes
+            turns.popleft()
+        if parts:
+            self._write(self._transport, parts[0] if len(parts) == 1 else b"".join(parts), held_bytes)
+        if self._rest_is_due:
+            self._ask_again()
+        self._on_progress()
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """The peer has taken all that the transport held."""
+        self.is_paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._write_unsent(self._transport)
+            self.send()
+
+    def _request(self, operations: Sequence[Operation]) -> Request:
+        return Request(operations, self._origin, self._loop.create_future())
+
+    def _put(self, turn: _Turn) -> None:
+        assert turn.request is not None
+        assert turn.mailbox is not None
+        turn.request.future.add_done_callback(self.send)
+        if self._putting is None:
+            try:
+                turn.mailbox.put_nowait(turn.request)
+            except asyncio.QueueFull:
+                self._putting = self._loop.create_task(self._put_waiting())
+            else:
+                return
+        self._unput.append(turn)
+
+    async def _put_waiting(self) -> None:
+        """A mailbox is full: wait for room, while nothing is read from this peer."""
+        while self._unput:
+            turn = self._unput[0]
+            assert turn.mailbox is not None
+            await turn.mailbox.put(turn.request)
+            self._unput.popleft()
+        self._putting = None
+        self._on_progress()
+
+    def _write(self, transport: asyncio.Transport, reply: bytes | bytearray, held_bytes: int) -> None:
+        self._unsent_held_bytes = held_bytes
+        if len(reply) <= _WRITE_BYTES:
+            transport.write(reply)
+        else:
+            self._unsent = memoryview(reply)
+        self._write_unsent(transport)
+
+    def _write_unsent(self, transport: asyncio.Transport) -> None:
+        while self._unsent and not self.is_paused:
+            piece, self._unsent = self._unsent[:_WRITE_BYTES], self._unsent[_WRITE_BYTES:]
+            transport.write(piece)
+        if self._unsent_held_bytes and not self.is_paused:
+            self._budget.release(self._unsent_held_bytes)
+            self._unsent_held_bytes = 0
+
+    def _ask_again(self) -> None:
+        """After a Request was cut: ask for the rest once what came has been written and all behind it is back."""
+        if self.is_paused or not all(turn.is_back for turn in islice(self.turns, 1, None)):
+            return
+        self._rest_is_due = self._origin.is_cut = False
+        for turn in self.turns:
+            asked = turn.request
+            if asked is None:
+                continue
+            if not asked.future.done():
+                self._put(turn)
+            elif not asked.results:
+                turn.request = self._request(asked.operations)
+                self._put(turn)
+
+
+def _encode_result(result: Result) -> bytes:
+    return encode_success(result) if result is None or type(result) is bytes else _fail(result)
+
+
+def _fail(error: object) -> bytes:
+    assert isinstance(error, KvsdError)
+    return encode(Fail(error.code, str(error)))
