@@ -35,7 +35,7 @@ from kvsd.errors import (
 )
 
 if TYPE_CHECKING:
-    from kvsd import aio
+    from kvsd import aio, server
     from kvsd.client.sync import Client, connect
 
 __version__ = "0.1.0"
@@ -67,13 +67,14 @@ __all__ = [
     "__version__",
     "aio",
     "connect",
+    "server",
 ]
 
 
 def __getattr__(name: str) -> object:
     match name:
-        case "aio":
-            return import_module("kvsd.aio")
+        case "aio" | "server":
+            return import_module(f"kvsd.{name}")
         case "Client" | "connect":
             return getattr(import_module("kvsd.client.sync"), name)
         case _:

@@ -29,8 +29,6 @@ class ConfigError(KvsdError):
 class ProtocolError(KvsdError):
     """The peer broke the wire format; nothing that follows on this connection can be understood."""
 
-    code = "UNDEFINED"
-
 
 class AuthenticationError(KvsdError):
     """The peer's credentials were refused, or did not come in time."""

@@ -1,12 +1,13 @@
-"""The words that every layer shares: keys, values and their limits, and when a write is synced.
+"""The words that every layer shares: keys, values, names, their limits, addresses, and when a write is synced.
 
 Owns: what these are, and the conversion of what a caller passes. Imports nothing of kvsd.
 """
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 Key: TypeAlias = bytes
 Value: TypeAlias = bytes
@@ -19,6 +20,22 @@ MAX_KEY_BYTES = 1_024
 
 MAX_VALUE_BYTES = 10 * 1024 * 1024
 """Default limit of a value; the empty value is allowed."""
+
+LARGEST_VALUE_BYTES: Final = 512 * 1024 * 1024
+"""The highest limit of a value that a server can be given: none takes or holds a longer one."""
+
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""What namespaces and tables may be called: each is a folder's name, and a part of an address."""
+
+
+class Address(NamedTuple):
+    """Where a peer is; `str()` is HOST:PORT, with an IPv6 address in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Fsync(StrEnum):

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from kvsd.config import DEFAULT_PORT, values
 from kvsd.errors import ConfigError
+from kvsd.types import NAME
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ _ADDRESS: Final = re.compile(
     r"(?:\?(?P<query>[^#@]*))?"
 )
 _QUERY_KEYS: Final = ("ca", "insecure", "disable_tls", "timeout")
-_TABLE_PATH: Final = re.compile(r"([a-z0-9][a-z0-9_-]{0,63})/([a-z0-9][a-z0-9_-]{0,63})/?")
+_TABLE_PATH: Final = re.compile(rf"({NAME.pattern})/({NAME.pattern})/?")
 _LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 

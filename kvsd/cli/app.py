@@ -3,12 +3,13 @@
 Owns: what all commands and groups look like. Knows none of them.
 """
 
+from pathlib import Path
 from typing import Annotated, Final, TypeAlias
 
 import typer
 
 ConfigOption: TypeAlias = Annotated[
-    str | None,
+    Path | None,
     typer.Option(
         "--config",
         metavar="FILE",

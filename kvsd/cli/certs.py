@@ -7,7 +7,8 @@ import typer
 
 from kvsd.cli.app import ConfigOption, JsonOption, new_group
 from kvsd.cli.output import Output
-from kvsd.config import Config, load
+from kvsd.cli.settings import load_settings
+from kvsd.config import Config
 from kvsd.errors import ConfigError
 
 CertificateOption: TypeAlias = Annotated[
@@ -149,17 +150,12 @@ def check(
         raise typer.Exit(1)
 
 
-def _load(config: str | None, tls_certificate: str | None, tls_key: str | None, output: Output) -> Config:
-    settings = load(
-        None if config is None else Path(config),
-        flags={
-            "server.tls_certificate": ("--tls-certificate", tls_certificate),
-            "server.tls_key": ("--tls-key", tls_key),
-        },
-    )
-    for warning in settings.warnings:
-        output.warning(warning)
-    return settings
+def _load(config: Path | None, tls_certificate: str | None, tls_key: str | None, output: Output) -> Config:
+    flags = {
+        "server.tls_certificate": ("--tls-certificate", tls_certificate),
+        "server.tls_key": ("--tls-key", tls_key),
+    }
+    return load_settings(config, output, flags=flags)
 
 
 def _certificate(settings: Config) -> Path:

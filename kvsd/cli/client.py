@@ -7,21 +7,21 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvsd.cli import prompt
 from kvsd.cli.app import ConfigOption, JsonOption
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import Output
-from kvsd.config import Config, load
+from kvsd.cli.settings import load_settings
+from kvsd.config import Config
 from kvsd.errors import AuthenticationError
 
 if TYPE_CHECKING:
     from kvsd.client.settings import ConnectSettings
     from kvsd.client.sync import Client
-
-_MAX_PASSWORD_FILE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class ClientOptions:
     port: Annotated[str | None, typer.Option("--port", metavar="PORT", help="Port of the server.")] = None
     username: Annotated[str | None, typer.Option("--username", metavar="NAME", help="User to log in as.")] = None
     password_file: Annotated[
-        str | None, typer.Option("--password-file", metavar="FILE", help="File whose first line is the password.")
+        Path | None, typer.Option("--password-file", metavar="FILE", help="File whose first line is the password.")
     ] = None
     askpass: Annotated[bool, typer.Option("--askpass", help="Ask for the password on the terminal.")] = False
     ca: Annotated[
@@ -66,8 +66,9 @@ class ClientOptions:
         """
         from kvsd.client.settings import INSECURE_WARNING
 
-        config = load(
-            None if self.config is None else Path(self.config),
+        config = load_settings(
+            self.config,
+            self.output,
             flags={
                 "client.host": ("--host", self.host),
                 "client.port": ("--port", self.port),
@@ -79,8 +80,6 @@ class ClientOptions:
                 "client.timeout": ("--timeout", self.timeout),
             },
         )
-        for warning in config.warnings:
-            self.output.warning(warning)
         if config.client.insecure and not config.client.disable_tls:
             self.output.warning(INSECURE_WARNING)
         return _settings(config)
@@ -90,10 +89,8 @@ class ClientOptions:
         if self.askpass and self.password_file is not None:
             raise UsageError("--askpass and --password-file exclude each other; give one of them")
         if self.askpass:
-            from kvsd.cli.prompt import ask
-
-            return "--askpass", ask("Password: ")
-        return "--password-file", None if self.password_file is None else _first_line(Path(self.password_file))
+            return "--askpass", prompt.ask("Password: ")
+        return "--password-file", None if self.password_file is None else prompt.read_file(self.password_file)
 
 
 def client_command(command: Callable[..., None]) -> Callable[..., None]:
@@ -144,16 +141,3 @@ def _nobody(config: Config) -> str:
         f"no {missing} is set in {config.path}; add client.username and client.password there, "
         "or set KVSD_USERNAME and KVSD_PASSWORD"
     )
-
-
-def _first_line(path: Path) -> str:
-    """The line of a password file, without its end; UsageError where it cannot be read as one."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_PASSWORD_FILE_BYTES)
-    except OSError as error:
-        raise UsageError(f"cannot read the password file {path}: {error.strerror}; check --password-file") from None
-    try:
-        return data.partition(b"\n")[0].removesuffix(b"\r").decode()
-    except UnicodeDecodeError:
-        raise UsageError(f"the password file {path} does not begin with UTF-8 text; check --password-file") from None

@@ -1,12 +1,12 @@
 """`kvsd config`: which settings hold, and where they come from."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from kvsd.cli.app import ConfigOption, JsonOption, new_group
 from kvsd.cli.output import Output, in_colour, on_terminal, printable
-from kvsd.config import SETTINGS, USERS, Config, load
+from kvsd.cli.settings import load_settings
+from kvsd.config import SETTINGS, USERS, Config
 
 app = new_group("Show and check the configuration.")
 
@@ -30,7 +30,7 @@ def show(config: ConfigOption = None, json: JsonOption = False) -> None:
       kvsd config show --json
     """
     output = Output(as_json=json)
-    settings = _load(config, output)
+    settings = load_settings(config, output)
     if json:
         output.document({row.name: {"value": row.value, "origin": row.origin} for row in _rows(settings)})
     elif on_terminal():
@@ -50,18 +50,11 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
       kvsd config check --config new.yaml
     """
     output = Output(as_json=json)
-    settings = _load(config, output, file_required=True)
+    settings = load_settings(config, output, file_required=True)
     if json:
         output.document({"file": str(settings.path), "status": "OK"})
     else:
         output.line(f"OK {settings.path}")
-
-
-def _load(config: str | None, output: Output, *, file_required: bool = False) -> Config:
-    settings = load(None if config is None else Path(config), file_required=file_required)
-    for warning in settings.warnings:
-        output.warning(warning)
-    return settings
 
 
 def _rows(config: Config) -> Iterator[_Row]:

@@ -9,6 +9,7 @@ import typer
 
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.failures import CommandFailed
 
 if TYPE_CHECKING:
     from kvsd.client.settings import ConnectSettings
@@ -49,9 +50,7 @@ def import_(
 
     with RustFile(from_kvsd_rs) as file:
         if root_dir is not None:
-            from kvsd.server import offline
-
-            imported = offline.write(root_dir, _shown(file))
+            imported = _write(root_dir, _shown(file))
         else:
             import asyncio
 
@@ -74,6 +73,19 @@ def import_(
             )
         else:
             options.output.line(f"OK imported keys: {imported}")
+
+
+def _write(root_dir: Path, items: "Iterable[tuple[Key, Value]]") -> int:
+    """Set all `items` in a data folder; how many. CommandFailed where the disk fails."""
+    from kvsd.server import offline
+
+    try:
+        return offline.write(root_dir, items)
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot import into {root_dir}: {error.strerror}; make room or check the disk, and import again: "
+            "what was written so far stays"
+        ) from error
 
 
 async def _send(settings: "ConnectSettings", items: "Iterable[tuple[Key, Value]]") -> int:

@@ -11,7 +11,7 @@ import typer
 from kvsd.cli.app import JsonOption, new_command
 from kvsd.cli.failures import CommandFailed
 from kvsd.cli.output import Output
-from kvsd.config import DEFAULT_HOST, SAMPLE_USERNAME, render
+from kvsd.config import DEFAULT_HOST, FILE_NAME, SAMPLE_USERNAME, render
 
 app = new_command()
 
@@ -39,21 +39,21 @@ def init(
 
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
     text = render(username=SAMPLE_USERNAME, password=password, password_hash=hash_password(password))
-    config = folder / "config.yaml"
+    config = folder / FILE_NAME
     certificates = folder / "certs"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(config, "x", opener=_for_owner_only) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            created = ensure_certificates(
-                certificates / "server.pem", certificates / "server.key", tls_auto=True, listen_host=DEFAULT_HOST
-            )
-        except BaseException:
-            config.unlink()  # or the next run would refuse to do the rest
-            raise
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                created = ensure_certificates(
+                    certificates / "server.pem", certificates / "server.key", tls_auto=True, listen_host=DEFAULT_HOST
+                )
+            except BaseException:
+                config.unlink()  # or the next run would refuse to do the rest
+                raise
     except FileExistsError:
         raise CommandFailed(
             f"{config} exists already, and nothing is overwritten; use it with `kvsd serve`, or name another folder"

@@ -1,4 +1,4 @@
-"""Secrets from a terminal or from stdin, never from the arguments.
+"""Secrets from a terminal, from stdin or from a file, never from the arguments.
 
 Owns: how one is asked for or read. Must not know what it is for.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from getpass import GetPassWarning, getpass
+from pathlib import Path
 from typing import Final
 
 from kvsd.cli.failures import UsageError
@@ -17,6 +17,9 @@ _MAX_SECRET_BYTES: Final = 64 * 1024
 
 def ask(question: str) -> str:
     """What is typed in answer to `question`, which is not echoed; UsageError where there is no terminal."""
+    # Imported here: every client command loads this file, and few ask.
+    from getpass import GetPassWarning, getpass
+
     with warnings.catch_warnings():
         # getpass would read stdin instead, and echo.
         warnings.simplefilter("error", GetPassWarning)
@@ -40,3 +43,16 @@ def read_line() -> str:
         return line.removesuffix(b"\r").decode()
     except UnicodeDecodeError:
         raise UsageError("stdin holds what is not UTF-8 text, which no client could send as a password") from None
+
+
+def read_file(path: Path) -> str:
+    """The first line of a password file, without its end; UsageError where it cannot be read as one."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_SECRET_BYTES)
+    except OSError as error:
+        raise UsageError(f"cannot read the password file {path}: {error.strerror}; check --password-file") from None
+    try:
+        return data.partition(b"\n")[0].removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"the password file {path} does not begin with UTF-8 text; check --password-file") from None

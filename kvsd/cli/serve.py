@@ -19,7 +19,7 @@ app = new_command()
 @app.command("serve")
 def serve(
     config: Annotated[
-        str | None,
+        Path | None,
         typer.Option("--config", "-C", metavar="FILE", help="Config file; by default ./config.yaml and other places."),
     ] = None,
     listen_host: Annotated[
@@ -60,7 +60,7 @@ def serve(
       kvsd serve --listen-port 0 --root-dir /tmp/data --log-level debug
     """
     settings = load(
-        None if config is None else Path(config),
+        config,
         flags={
             "server.listen_host": ("--listen-host", listen_host),
             "server.listen_port": ("--listen-port", listen_port),

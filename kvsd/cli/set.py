@@ -13,11 +13,9 @@ from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import Output, for_json
+from kvsd.types import LARGEST_VALUE_BYTES
 
 app = new_command()
-
-_MAX_INPUT_BYTES: Final = 512 * 1024 * 1024
-"""The highest limit that a server can have (kvsd.max_value_bytes)."""
 
 _PIECE_BYTES: Final = 1024 * 1024
 
@@ -106,11 +104,11 @@ def _content(value: str, output: Output) -> bytes:
 
 def _read(file: IO[bytes], name: str) -> bytes:
     data = bytearray()
-    while len(data) <= _MAX_INPUT_BYTES:
+    while len(data) <= LARGEST_VALUE_BYTES:
         piece = file.read(_PIECE_BYTES)
         data += piece
         if len(piece) < _PIECE_BYTES:  # only the end is short; reading on would ask a terminal for more
             break
-    if len(data) > _MAX_INPUT_BYTES:
-        raise UsageError(f"{name} is longer than {_MAX_INPUT_BYTES} bytes, the most that any server takes")
+    if len(data) > LARGEST_VALUE_BYTES:
+        raise UsageError(f"{name} is longer than {LARGEST_VALUE_BYTES} bytes, the most that any server takes")
     return bytes(data)

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from kvsd.errors import InvalidValue, ProtocolError
-from kvsd.protocol.frames import Time
+from kvsd.protocol.decoder import BEFORE_AUTHENTICATION
+from kvsd.protocol.frames import MAX_NUMBER_DIGITS, Time
 from kvsd.protocol.messages import Authenticate, Delete, Get, Message, Ping, Set, Success
-from kvsd.types import KeyLike, ValueLike, to_bytes
+from kvsd.types import KeyLike, Value, ValueLike, to_bytes
 
 R = TypeVar("R")
 
-MAX_VALUE_BYTES_ON_THE_WIRE = 9_999_999_999
-"""A size has at most ten digits there; what a server accepts is far less."""
-
-MAX_EARLY_VALUE_BYTES = 2048
-"""A server holds little for a peer that it does not know yet."""
+MAX_VALUE_BYTES_ON_THE_WIRE = 10**MAX_NUMBER_DIGITS - 1
+"""The highest size that can be written there; what a server accepts is far less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def set_(key: KeyLike, value: ValueLike) -> Call[None]:
     stored = to_bytes(value)
     if len(stored) > MAX_VALUE_BYTES_ON_THE_WIRE:
         raise InvalidValue(f"the value has {len(stored)} bytes, more than a message can carry; store it in parts")
-    return Call(Set(to_bytes(key), stored), _read_nothing, early=len(stored) <= MAX_EARLY_VALUE_BYTES)
+    return Call(Set(to_bytes(key), stored), _read_nothing, early=_is_small(stored))
 
 
 def delete(key: KeyLike) -> Call[bytes | None]:
@@ -65,6 +63,11 @@ def delete(key: KeyLike) -> Call[bytes | None]:
 def ping() -> Call[float]:
     """Answered with the seconds from sending it to its reply."""
     return Call(Ping(Time(time.time_ns()), None), _read_round_trip, idempotent=True)
+
+
+def _is_small(value: Value) -> bool:
+    """Whether even a server that does not know its peer yet has room for it."""
+    return len(value) <= BEFORE_AUTHENTICATION.value_bytes
 
 
 def _read_value(reply: Message, _seconds: float) -> bytes | None:

@@ -17,13 +17,13 @@ from kvsd.client.settings import ConnectSettings
 from kvsd.errors import ConnectionLost, KvsdError, ProtocolError, RequestError, StorageError, from_wire
 from kvsd.protocol.decoder import Decoder, Limits, Refused
 from kvsd.protocol.messages import Fail, Message, encode
-from kvsd.types import MAX_KEY_BYTES
+from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES
 
 R = TypeVar("R")
 R_contra = TypeVar("R_contra", contravariant=True)
 
-REPLY_LIMITS = Limits.of(key_bytes=MAX_KEY_BYTES, value_bytes=512 * 1024 * 1024)
-"""The longest value that a server can be configured to hold; memory is taken only as the bytes arrive."""
+REPLY_LIMITS = Limits.of(key_bytes=MAX_KEY_BYTES, value_bytes=LARGEST_VALUE_BYTES)
+"""What any server may have stored; memory is taken only as the bytes arrive."""
 
 TLS_ALERT = 0x15
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar, cast
 
-from kvsd.config import DEFAULT_HOST, DEFAULT_PORT, values
+from kvsd.config import SETTINGS, ClientSettings
 from kvsd.errors import AuthenticationError, ConfigError
+from kvsd.types import Address
 from kvsd.url import Url
 from kvsd.url import parse as parse_url
 
 T = TypeVar("T")
 
-DEFAULT_TIMEOUT_SECONDS = 30.0
-DEFAULT_CONNECT_TIMEOUT_SECONDS = 10.0
+DEFAULT_CONNECT_TIMEOUT_SECONDS: Final = 10.0
+_DEFAULTS: Final = ClientSettings()
 
 INSECURE_WARNING = "the server's certificate is not verified (insecure): whoever is on the path can read all of it"
 
@@ -39,12 +40,12 @@ class ConnectSettings:
 
     username: str
     password: str = field(repr=False)
-    host: str = DEFAULT_HOST
-    port: int = DEFAULT_PORT
-    ca: Path | None = None
-    insecure: bool = False
-    disable_tls: bool = False
-    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    host: str = _DEFAULTS.host
+    port: int = _DEFAULTS.port
+    ca: Path | None = _DEFAULTS.ca
+    insecure: bool = _DEFAULTS.insecure
+    disable_tls: bool = _DEFAULTS.disable_tls
+    timeout_seconds: float = _DEFAULTS.timeout
     connect_timeout_seconds: float = DEFAULT_CONNECT_TIMEOUT_SECONDS
 
     def __post_init__(self) -> None:
@@ -63,7 +64,7 @@ class ConnectSettings:
     @property
     def address(self) -> str:
         """HOST:PORT as messages show it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return str(Address(self.host, self.port))
 
 
 def resolve(
@@ -80,7 +81,10 @@ def resolve(
     connect_timeout: float | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> ConnectSettings:
-    """Settings from the arguments, then the URL, then KVSD_HOST to KVSD_TIMEOUT, then the defaults.
+    """Settings from the arguments, then the URL, then the environment, then the defaults.
+
+    The variables are those of the config section `client`: KVSD_CLIENT_HOST or KVSD_HOST, and so on. An empty one
+    counts as not set, and one that an argument or the URL overrides is not looked at.
 
     Raises ConfigError for a value that cannot work, AuthenticationError where no user name or no password is given.
     """
@@ -88,42 +92,38 @@ def resolve(
     if (given.namespace, given.table) not in {(None, None), ("default", "default")}:
         raise ConfigError("the URL names a table; this client reaches default/default only, leave the path out")
 
-    def choose(argument: T | None, in_url: T | None, variable: str, parse: Callable[[str], T]) -> T | None:
+    def choose(name: str, argument: T | None, in_url: T | None) -> T:
         if argument is not None:
             return argument
         if in_url is not None:
             return in_url
-        text = environ.get(variable)
-        if text is None:
-            return None
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise ConfigError(f"{variable} {error}") from None
+        setting = SETTINGS[f"client.{name}"]
+        # Casts: a setting's parser and its default are of the type that its argument has.
+        for variable, text in setting.variables(environ):
+            try:
+                return cast("T", setting.parse(text))
+            except ValueError as error:
+                raise ConfigError(f"{variable} {error}") from None
+        return cast("T", setting.default)
 
-    username = choose(username, given.username, "KVSD_USERNAME", values.name)
-    password = choose(password, given.password, "KVSD_PASSWORD", values.secret)
+    username = choose("username", username, given.username)
+    password = choose("password", password, given.password)
     if username is None or password is None:
         raise AuthenticationError(
             f"no {'user name' if username is None else 'password'} was given; pass username= and password=, "
             "put them into the URL, or set KVSD_USERNAME and KVSD_PASSWORD"
         )
-    named_ca = choose(None if ca is None else Path(ca), given.ca, "KVSD_CA", values.path)
     return ConnectSettings(
         username=username,
         password=password,
-        host=_or(choose(host, given.host, "KVSD_HOST", values.host), DEFAULT_HOST),
-        port=_or(choose(port, given.port, "KVSD_PORT", values.port), DEFAULT_PORT),
-        ca=named_ca,
-        insecure=_or(choose(insecure, given.insecure, "KVSD_INSECURE", values.switch), False),
-        disable_tls=_or(choose(disable_tls, given.disable_tls, "KVSD_DISABLE_TLS", values.switch), False),
-        timeout_seconds=_or(choose(timeout, given.timeout, "KVSD_TIMEOUT", values.timeout), DEFAULT_TIMEOUT_SECONDS),
-        connect_timeout_seconds=_or(connect_timeout, DEFAULT_CONNECT_TIMEOUT_SECONDS),
+        host=choose("host", host, given.host),
+        port=choose("port", port, given.port),
+        ca=choose("ca", None if ca is None else Path(ca), given.ca),
+        insecure=choose("insecure", insecure, given.insecure),
+        disable_tls=choose("disable_tls", disable_tls, given.disable_tls),
+        timeout_seconds=choose("timeout", timeout, given.timeout),
+        connect_timeout_seconds=DEFAULT_CONNECT_TIMEOUT_SECONDS if connect_timeout is None else connect_timeout,
     )
-
-
-def _or(chosen: T | None, default: T) -> T:
-    return default if chosen is None else chosen
 
 
 def _fits_one_line(text: str) -> bool:

@@ -7,7 +7,7 @@ must stay cheap to import: every client command does.
 from __future__ import annotations
 
 from kvsd.config.load import load
-from kvsd.config.search import Found, find
+from kvsd.config.search import FILE_NAME
 from kvsd.config.settings import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -27,20 +27,19 @@ from kvsd.config.template import SAMPLE_PASSWORD, SAMPLE_USERNAME, render
 __all__ = [
     "DEFAULT_HOST",
     "DEFAULT_PORT",
+    "FILE_NAME",
     "SAMPLE_PASSWORD",
     "SAMPLE_USERNAME",
     "SETTINGS",
     "USERS",
     "ClientSettings",
     "Config",
-    "Found",
     "LogFormat",
     "LogLevel",
     "ServerSettings",
     "Setting",
     "StorageSettings",
     "User",
-    "find",
     "load",
     "render",
 ]

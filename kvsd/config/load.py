@@ -124,9 +124,8 @@ def _from_environment(environ: Mapping[str, str], cwd: Path) -> dict[str, Chosen
     chosen: dict[str, Chosen] = {}
     for name, setting in SETTINGS.items():
         # Backwards: the first name has the last word.
-        for known in reversed(setting.environment):
-            if text := environ.get(known):
-                chosen[name] = parsed(setting, text, f"environment {known}", cwd)
+        for known, text in reversed(setting.variables(environ)):
+            chosen[name] = parsed(setting, text, f"environment {known}", cwd)
     return chosen
 
 

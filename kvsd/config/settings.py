@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from kvsd.config import values
 from kvsd.config.values import DAY_SECONDS, GIB, KIB, MIB
-from kvsd.types import MAX_KEY_BYTES, MAX_VALUE_BYTES, Fsync
+from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Fsync
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ class ServerSettings:
     idle_timeout_seconds: float = _setting(
         120.0,
         values.seconds(0, 30 * DAY_SECONDS),
-        "A connection without a request for this long is closed; 0 turns that off.",
+        "A connection that sends nothing for this long is closed; 0 turns that off.",
     )
     write_timeout_seconds: float = _setting(
         30.0,
@@ -189,7 +189,7 @@ class StorageSettings:
         "Memory for recently used values, all tables together; 0: none.",
     )
     max_key_bytes: int = _setting(MAX_KEY_BYTES, values.size(1, 64 * KIB - 1), "Longest key.")
-    max_value_bytes: int = _setting(MAX_VALUE_BYTES, values.size(1, 512 * MIB), "Longest value.")
+    max_value_bytes: int = _setting(MAX_VALUE_BYTES, values.size(1, LARGEST_VALUE_BYTES), "Longest value.")
     users: tuple[User, ...] = ()
 
 
@@ -270,6 +270,10 @@ class Setting:
     """The variables that set it; an earlier one wins over a later one."""
     secret: bool
     in_file: bool
+
+    def variables(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+        """The name and text of each of its variables that is set, first the one that wins; empty is not set."""
+        return [(name, text) for name in self.environment if (text := environ.get(name))]
 
     def shown(self, value: object) -> str:
         """`value` for a reader; a secret only says whether there is one."""

@@ -19,15 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from kvsd.config import SAMPLE_PASSWORD, User
 from kvsd.errors import AuthenticationError, Busy, ConfigError
 from kvsd.types import to_bytes
-
-SAMPLE_PASSWORD = "secret"  # noqa: S105 - public: the password of the shipped config.yaml's sample user
 
 MAX_MEMORY_KIB = 1024 * 1024
 """Most memory that a stored hash may ask for: 1 GiB."""
@@ -126,17 +124,6 @@ def hash_password(password: str) -> str:
     return str(PasswordHash.of(password))
 
 
-class User(Protocol):
-    """A configured user: exactly one of the two ways to state the password is not None."""
-
-    @property
-    def username(self) -> str: ...
-    @property
-    def password_hash(self) -> str | None: ...
-    @property
-    def password(self) -> str | None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who authenticated."""
@@ -177,7 +164,7 @@ class Authenticator:
     def from_users(cls, users: Iterable[User], *, workers: int = 2, max_waiting: int = 64) -> Authenticator:
         """As the constructor, for users as configured; hashes each plain-text password (about 30 ms a user).
 
-        Raises ConfigError for a user twice, with both or neither of password and hash, or as the constructor.
+        Raises ConfigError for a user twice, for a password that no client could send, or as the constructor.
         """
         hashes: dict[str, str] = {}
         for user in users:
@@ -189,8 +176,6 @@ class Authenticator:
                 case None, str() as password:
                     with _naming(user.username):
                         hashes[user.username] = hash_password(password)
-                case _:
-                    raise ConfigError(f"user {user.username!r}: give exactly one of password_hash and password")
         return cls(hashes, workers=workers, max_waiting=max_waiting)
 
     def remembered(self, username: str, password: str) -> Principal | None:

@@ -1,6 +1,6 @@
 """The data directory: who owns it, and where a table's files are.
 
-Owns: the lock file, the names of namespaces and tables, and the refusal of foreign data. Must not know what is in a
+Owns: the lock file, where each table lies, and the refusal of foreign data. Must not know what is in a
 table's files.
 """
 
@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from pathlib import Path
 from typing import Final, Self
 
 from kvsd.errors import ConfigError
 from kvsd.server.dispatcher import TableName
-
-NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-"""What namespaces and tables may be called: each is a folder's name."""
+from kvsd.types import NAME
 
 _LOCK_NAME: Final = "lock"
 

@@ -23,6 +23,8 @@ SHUTDOWN_TIMEOUT_SECONDS: Final = 1.0
 BACKOFF_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
 """Waits after EMFILE, ENFILE, ENOBUFS, ENOMEM and whatever else accept may fail with; the last one repeats."""
 
+_NO_SUCH_ADDRESS: Final = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+
 # What a client can cause by going away between connect and accept: waiting would let it stall everyone.
 _PEER_GONE: Final = {
     errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
@@ -39,28 +41,48 @@ class Reporter(Protocol):
 
 
 def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """A listening socket for each address of `host`, all on one port; raises ConfigError."""
+    """A listening socket for each address of `host`, all on one port; raises ConfigError.
+
+    An address that this machine does not have is passed over where there is another: `localhost` may name ::1 although
+    IPv6 is off.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise ConfigError(f"cannot listen on {host}: {error.strerror}; check server.listen_host") from error
     sockets: list[socket.socket] = []
+    missing: OSError | None = None
     try:
-        for family, kind, number, _, address in dict.fromkeys(found):
-            listening = socket.socket(family, kind, number)
-            sockets.append(listening)
-            listening.setblocking(False)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            chosen = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
-            listening.bind((address[0], chosen, *address[2:]))
-            listening.listen(backlog)
+        for family, _, _, _, address in dict.fromkeys(found):
+            chosen = port or (sockets[0].getsockname()[1] if sockets else 0)
+            try:
+                sockets.append(_listen(family, (address[0], chosen, *address[2:]), backlog))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                missing = error
+        if missing is not None and not sockets:
+            raise missing
     except OSError as error:
         for listening in sockets:
             listening.close()
         raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}; {_advice(error)}") from error
     return sockets
+
+
+def _listen(family: int, address: tuple[object, ...], backlog: int) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(backlog)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 class Listener:

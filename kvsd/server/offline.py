@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from kvsd.errors import ConfigError
 from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import DEFAULT_TABLE
 from kvsd.table.log import Log, LogOptions
@@ -24,12 +23,11 @@ _GROUP_BYTES: Final = 4 << 20
 def write(root: Path, items: Iterable[tuple[Key, Value]], options: LogOptions | None = None) -> int:
     """Set all `items` in `default/default` under `root`, synced and sealed; returns how many.
 
-    Raises ConfigError where the directory is in use, CorruptLog where its table is damaged, and ConfigError naming
-    the disk's error; what was written before an error stays.
+    Raises ConfigError where the directory is in use or cannot be used, CorruptLog where its table is damaged, and the
+    OSError of a disk that is full or fails; what was written before an error stays.
     """
     with DataDirectory(root) as directory:
-        folder = directory.folder(DEFAULT_TABLE)
-        store = Store(Log(folder, options or LogOptions()), cache_bytes=0)
+        store = Store(Log(directory.folder(DEFAULT_TABLE), options or LogOptions()), cache_bytes=0)
         try:
             store.recover()
             if not store.log.is_settled:
@@ -44,8 +42,6 @@ def write(root: Path, items: Iterable[tuple[Key, Value]], options: LogOptions | 
                     group_bytes = 0
             _commit(store)
             store.log.finish().run()
-        except OSError as error:
-            raise ConfigError(f"cannot write to {folder}: {error.strerror}; make room or check the disk") from error
         finally:
             store.log.close()
     return written

@@ -42,7 +42,9 @@ def make_reporter(level: LogLevel, log_format: LogFormat) -> FilteringBoundLogge
     if as_json:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        processors.append(structlog.dev.ConsoleRenderer(colors=on_terminal))
+        # Not the default, which shows the variables of each frame where rich is installed: passwords among them.
+        plain = structlog.dev.plain_traceback
+        processors.append(structlog.dev.ConsoleRenderer(colors=on_terminal, exception_formatter=plain))
     logger: FilteringBoundLogger = structlog.wrap_logger(
         _Lines(stderr),
         processors=processors,

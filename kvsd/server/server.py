@@ -44,6 +44,9 @@ _READ_THREADS: Final = 8
 _SPARE_DESCRIPTORS: Final = 256
 """Kept from connections for segments to come: a log that finds none for its next file takes no more writes."""
 
+_DISK_GRACE_SECONDS: Final = 5.0
+"""Beyond the drain, for the last syncs. Everything acknowledged is on disk before."""
+
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
 
@@ -292,6 +295,10 @@ async def _serve(config: Config, on_ready: Callable[[Server], None]) -> None:
     reporter = make_reporter(config.server.log_level, config.server.log_format)
     stopping = asyncio.Event()
 
+    def give_up() -> None:
+        reporter.critical("the disk does not answer; stopping without it")
+        os._exit(1)
+
     def stop(number: int) -> None:
         name = signal.Signals(number).name
         if stopping.is_set():
@@ -299,6 +306,7 @@ async def _serve(config: Config, on_ready: Callable[[Server], None]) -> None:
             reporter.warning("stopping at once", signal=name)
             os._exit(128 + number)
         reporter.info("draining", signal=name)
+        loop.call_later(config.server.drain_timeout_seconds + _DISK_GRACE_SECONDS, give_up)
         stopping.set()
 
     for number in _STOP_SIGNALS:

@@ -178,23 +178,18 @@ class TableActor:
         pending = self._store.pending.get(key)
         if pending is not None:
             request.group = max(request.group, pending.group)
-            value: Value | Read | None = pending.value
-        else:
-            try:
-                value = self._store.get(key)
-            except CorruptLog as error:
-                return self._damage(error)
-        match value:
-            case None:
-                return None
-            case bytes():
-                return value if request.hold(len(value)) else out_of_memory()
-            case Read():
-                if not request.hold(value.value_bytes):
-                    value.done()
-                    return out_of_memory()
-                request.reads.append((len(request.results), value))
-                return None
+            value = pending.value
+            return value if value is None or request.hold(len(value)) else out_of_memory()
+        try:
+            found = self._store.get(key, request.hold)
+        except CorruptLog as error:
+            return self._damage(error)
+        except Busy as error:
+            return error
+        if isinstance(found, Read):
+            request.reads.append((len(request.results), found))
+            return None
+        return found
 
     def _set(self, key: Key, value: Value, request: Request) -> Result:
         if self.state is not State.WRITABLE:

@@ -290,10 +290,11 @@ class Log:
         return Reserve(self.medium, self.directory)
 
     def fill(self) -> Fill | None:
-        """Zeros for the active segment, where it is time; then call `filled`, whatever came of it."""
+        """Zeros for the active segment, where it is time; then call `filled`, unless it raised."""
         room = self._filled_to - self._tail.end
         if (
             self._fill is not None
+            or not self._fill_bytes
             or room > self._fill_bytes // 4
             or self._filled_to >= self.options.segment_bytes
             or self._tail.header is not self._active.header
@@ -307,7 +308,11 @@ class Log:
     def filled(self, fill: Fill) -> None:
         if self._fill is fill:
             self._fill = None
-        if fill.filled and fill.segment is self._active:
+        if fill.segment is not self._active:
+            return
+        if not fill.filled:
+            self._fill_bytes = 0  # no room, or no descriptor: this segment does without
+        else:
             self._filled_to = max(self._filled_to, fill.start + fill.size)
             self._fill_bytes = min(self._fill_bytes * 2, MAX_FILL_BYTES)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from kvsd.errors import KvsdError
@@ -29,7 +29,7 @@ class Set:
     """Store the value; the result is None."""
 
     key: Key
-    value: Value
+    value: Value = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

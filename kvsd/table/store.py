@@ -5,9 +5,11 @@ Owns: the Index, the cache and the pending writes. Must not know asyncio, files,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from kvsd.table import index
+from kvsd.table.budget import out_of_memory
 from kvsd.table.cache import ValueCache
 from kvsd.table.entry import Kind
 from kvsd.table.index import Index, Location
@@ -60,17 +62,22 @@ class Store:
         """
         self._index.replay(self.log.recover())
 
-    def get(self, key: Key) -> Value | Read | None:
+    def get(self, key: Key, hold: Callable[[int], bool] = lambda _: True) -> Value | Read | None:
         """The committed value, None where there is none, or a Read where only the disk has it.
 
-        Raises CorruptLog where the value's entry is damaged.
+        `hold` is asked for the value's bytes before anything is read. Raises Busy where it refuses them, and
+        CorruptLog where the value's entry is damaged.
         """
         value = self._cache.get(key)
         if value is not None:
+            if not hold(len(value)):
+                raise out_of_memory()
             return value
         location = self._index.find(key)
         if location is None or location & index.TOMBSTONE:
             return None
+        if not hold(index.value_bytes_of(location)):
+            raise out_of_memory()
         where = (index.position_of(location), key, index.seq_of(location), index.value_bytes_of(location))
         value = self.log.read_cached(*where)
         if value is None:

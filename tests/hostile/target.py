@@ -251,7 +251,11 @@ class Witness:
 
     async def is_served_during(self, attack: Awaitable[object]) -> None:
         attacking = asyncio.ensure_future(attack)
-        while not attacking.done():
-            await self.is_served()
-            await asyncio.sleep(0.005)
-        await attacking
+        try:
+            while not attacking.done():
+                await self.is_served()
+                await asyncio.sleep(0.005)
+            await attacking
+        finally:
+            attacking.cancel()
+            await asyncio.wait([attacking])

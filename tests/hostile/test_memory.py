@@ -109,7 +109,6 @@ async def test_readers_that_never_read_are_bounded_and_cut(launch: Launch, tls: 
     await is_as_before(target)
 
 
-@pytest.mark.xfail(strict=True, reason="the table reads a value first and asks for its memory then")
 async def test_gets_that_find_no_memory_are_refused_before_anything_is_read(
     start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ async def outcome(target: Target, attack: str, *, login: bool) -> None:
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             for piece in endless(attack):
                 await peer.say(piece)
-                await asyncio.sleep(0.02)  # leaves the processor to others; it is much all the same
+                await asyncio.sleep(0.005)  # leaves the processor to others; it is much all the same
 
     sending = asyncio.create_task(send())
     try:

@@ -168,7 +168,10 @@ def test_a_user_that_could_never_log_in_is_refused(username: str) -> None:
 @pytest.mark.parametrize(
     ("users", "problem"),
     [
-        ([User(username="ann", password_hash=OF_SECRET), User(username="ann", password="other")], "user 'ann': configured twice"),
+        (
+            [User(username="ann", password_hash=OF_SECRET), User(username="ann", password="other")],
+            "user 'ann': configured twice",
+        ),
         ([User(username="ann", password="")], "user 'ann': a password must not be empty"),
         ([User(username="ann", password_hash="secret")], "user 'ann': not an Argon2id hash"),
     ],
@@ -180,7 +183,9 @@ def test_a_user_with_an_unclear_password_is_refused(users: list[User], problem: 
 
 
 async def test_configured_users_log_in_by_hash_and_by_plain_password() -> None:
-    authenticator = Authenticator.from_users([User(username="ann", password_hash=OF_SECRET), User(username="bob", password="banana")])
+    authenticator = Authenticator.from_users(
+        [User(username="ann", password_hash=OF_SECRET), User(username="bob", password="banana")]
+    )
     assert await authenticator.verify("ann", "secret") == Principal("ann")
     assert await authenticator.verify("bob", "banana") == Principal("bob")
     await authenticator.close()

@@ -1,7 +1,9 @@
 """The Rust program's data file is read entry by entry, and nothing damaged is taken from it."""
 
+import errno
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest

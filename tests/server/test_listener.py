@@ -476,6 +476,18 @@ def test_an_address_that_is_not_ours_is_a_config_error_that_says_what_to_check(h
         bind(host, 0, 16)
 
 
+def test_an_address_that_is_missing_is_passed_over_where_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`localhost` may name ::1 although IPv6 is off."""
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    [listening] = bind("localhost", 0, 16)
+    with listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
+
+
 async def test_replies_leave_without_delay(listen: Listen) -> None:
     """Without TCP_NODELAY a reply of two packets waits for an acknowledgement, some 40 ms."""
     made = listen(1)

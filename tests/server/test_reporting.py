@@ -71,3 +71,15 @@ def test_a_process_without_stderr_can_log(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(sys, "stderr", None)
     make_reporter(LogLevel.INFO, LogFormat.AUTO).error("nobody hears this")
     assert capsys.readouterr().out == ""
+
+
+def test_a_traceback_on_the_console_shows_no_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = make_reporter(LogLevel.INFO, LogFormat.CONSOLE)
+    password = "TOP" + "SECRET"
+    try:
+        len(password) / 0
+    except ZeroDivisionError as error:
+        reporter.critical("internal fault", exc_info=error)
+    shown = capsys.readouterr().err
+    assert "ZeroDivisionError" in shown
+    assert "TOPSECRET" not in shown
