@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from kvsd.errors import ConfigError
 from kvsd.server.connection import Connection
+from kvsd.types import Address
 
 HANDSHAKE_TIMEOUT_SECONDS: Final = 10.0
 SHUTDOWN_TIMEOUT_SECONDS: Final = 1.0
@@ -277,4 +278,4 @@ def _peer(accepted: socket.socket) -> str:
         host, port, *_ = accepted.getpeername()
     except OSError:
         return "gone"
-    return f"{host}:{port}"
+    return str(Address(host, port))

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -37,7 +37,7 @@ from kvsd.table.actor import Pools, TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.store import Store
-from kvsd.types import Fsync
+from kvsd.types import Address, Fsync
 
 _COMMIT_THREADS: Final = 32
 _READ_THREADS: Final = 8
@@ -48,14 +48,6 @@ _DISK_GRACE_SECONDS: Final = 5.0
 """Beyond the drain, for the last syncs. Everything acknowledged is on disk before."""
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
-
-
-class Address(NamedTuple):
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Server:
