@@ -35,7 +35,7 @@ from kvsd.errors import (
 )
 
 if TYPE_CHECKING:
-    from kvsd import aio, server
+    from kvsd import aio, config, server
     from kvsd.client.sync import Client, connect
 
 __version__ = "0.1.0"
@@ -66,6 +66,7 @@ __all__ = [
     "UnsupportedFormat",
     "__version__",
     "aio",
+    "config",
     "connect",
     "server",
 ]
@@ -73,7 +74,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     match name:
-        case "aio" | "server":
+        case "aio" | "config" | "server":
             return import_module(f"kvsd.{name}")
         case "Client" | "connect":
             return getattr(import_module("kvsd.client.sync"), name)

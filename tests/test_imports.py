@@ -23,7 +23,7 @@ ALLOWED = {
     "aio": {"client"},
     "server": EVERYONE | {"protocol", "table", "config"},
     "cli": EVERYONE | {"server", "client", "config", "url"},
-    "__init__": EVERYONE | {"client", "aio"},
+    "__init__": EVERYONE | {"client", "aio", "config", "server"},
     "__main__": {"cli"},
 }
 NO_ASYNCIO = ["table/entry.py", "table/log.py", "table/index.py", "table/store.py", "table/segment.py", "table/scan.py"]
