@@ -6,7 +6,7 @@ Owns: the Index, the cache and the pending writes. Must not know asyncio, files,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from kvsd.table import index
 from kvsd.table.budget import out_of_memory
@@ -16,6 +16,9 @@ from kvsd.table.index import Index, Location
 from kvsd.table.log import Log, Read
 from kvsd.table.work import Append
 from kvsd.types import Key, Value
+
+
+_READ_AT_ONCE_BYTES: Final = 256 << 10
 
 
 class Pending(NamedTuple):
@@ -79,7 +82,8 @@ class Store:
         if not hold(index.value_bytes_of(location)):
             raise out_of_memory()
         where = (index.position_of(location), key, index.seq_of(location), index.value_bytes_of(location))
-        value = self.log.read_cached(*where)
+        # A large value takes milliseconds to check, even from the page cache: others would wait.
+        value = self.log.read_cached(*where) if where[3] <= _READ_AT_ONCE_BYTES else None
         if value is None:
             return self.log.read(*where)
         self._cache.put(key, value)
