@@ -17,7 +17,6 @@ from kvsd.table.log import Log, Read
 from kvsd.table.work import Append
 from kvsd.types import Key, Value
 
-
 _READ_AT_ONCE_BYTES: Final = 256 << 10
 
 
