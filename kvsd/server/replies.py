@@ -71,6 +71,11 @@ class Replies:
         return self.is_paused or self._origin.is_cut or self._putting is not None or len(self.turns) >= MAX_TURNS
 
     @property
+    def is_due(self) -> bool:
+        """Whether `send` has something to write."""
+        return bool(self.turns) and self.turns[0].is_back
+
+    @property
     def unsent_bytes(self) -> int:
         """Written, and not taken by the transport."""
         return len(self._unsent)

@@ -40,7 +40,7 @@ from kvsd.table.store import Store
 from kvsd.types import Address, Fsync
 
 _COMMIT_THREADS: Final = 32
-_READ_THREADS: Final = 8
+_READ_THREADS: Final = 4
 _SPARE_DESCRIPTORS: Final = 256
 """Kept from connections for segments to come: a log that finds none for its next file takes no more writes."""
 

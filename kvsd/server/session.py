@@ -211,7 +211,10 @@ class Session(Connection):
         else:
             if is_large:
                 self._hold_input()
-        self._replies.send()
+        if self._replies.is_due:
+            self._replies.send()
+        else:
+            self._go_on()
 
     def _take_operations(self, *, is_large: bool) -> None:
         """Take a bounded number of messages: others have their turn before the rest is looked at."""

@@ -77,12 +77,6 @@ class Request:
         self.origin = origin
         self.future = future
         self.held_bytes = 0
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all results, as if the Request had just come."""
-        self.origin.budget.release(self.held_bytes)
-        self.held_bytes = 0
         self.results: list[Result] = []
         self.reply_bytes = 0
         self.group = 0
@@ -91,6 +85,13 @@ class Request:
         """Results that a worker must read from the disk."""
         self.waits = 0
         """How many things `resolve` still waits for."""
+
+    def reset(self) -> None:
+        """Forget all results, as if the Request had just come."""
+        self.origin.budget.release(self.held_bytes)
+        self.held_bytes = self.reply_bytes = self.group = self.waits = 0
+        self.results = []
+        self.reads = []
 
     def hold(self, size: int) -> bool:
         """Make room for a value of `size` bytes in the reply; False where the budget has none."""

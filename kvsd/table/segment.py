@@ -220,9 +220,9 @@ class Segment:
     def _value(self, data: bytes | bytearray, offset: int, key: Key, seq: int) -> Value:
         if header_is_intact(data, 0, self.header.mark, self.crc_seed ^ offset):
             header = HEADER.unpack_from(data)
-            body = bytes(memoryview(data)[HEADER_BYTES:])
-            if header[_SEQ] == seq and crc32(body) == header[_BODY_CRC] and body.startswith(key):
-                return body[len(key) :]
+            body = memoryview(data)[HEADER_BYTES:]
+            if header[_SEQ] == seq and crc32(body) == header[_BODY_CRC] and body[: len(key)] == key:
+                return bytes(body[len(key) :])
         raise self._damaged(offset, "is damaged")
 
     def _damaged(self, offset: int, how: str) -> CorruptLog:

@@ -105,7 +105,9 @@ async def test_readers_that_never_read_are_bounded_and_cut(launch: Launch, tls: 
     async with target.memory(f"{count} readers that do not read") as memory:
         await crowd(count, ask)
         await witness.is_served_during(target.until_left(1))
-    assert memory.growth_bytes < memory_bytes + target.overhead_bytes(count)
+    # Each of the server's four reading workers holds the entry beside its value, and what was freed lingers a while.
+    reading_bytes = 8 * VALUE_BYTES
+    assert memory.growth_bytes < memory_bytes + reading_bytes + target.overhead_bytes(count)
     await is_as_before(target)
 
 
