@@ -48,7 +48,6 @@ def make_config(tmp_path: Path, certificate_dir: Path, monkeypatch: pytest.Monke
     Nothing is synced: these tests start hundreds of servers, and none of them cuts the power.
     """
     monkeypatch.setattr(Medium, "sync", lambda *_: None)
-    monkeypatch.setattr(Medium, "write_synced", lambda self, fd, data, at: self.write(fd, [data], at))
     monkeypatch.setattr(Medium, "sync_directory", lambda *_: None)
 
     def make(*, tls: bool = True, **overrides: object) -> Config:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone stops at the drive's cache
-_DATA_SYNC: int | None = getattr(os, "RWF_DSYNC", None)
 _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 _MAX_BUFFERS = 512  # below every platform's IOV_MAX
 
@@ -56,19 +55,6 @@ class Medium:
             os.fsync(fd)
         else:
             os.fdatasync(fd)
-
-    def write_synced(self, fd: int, data: bytes, offset: int) -> None:
-        """`write` and `sync` in one; where the system can, in one call.
-
-        A worker then waits for the interpreter's lock once less for each commit, which is worth a tenth of the sets.
-        """
-        if _DATA_SYNC is None:
-            self.write(fd, [data], offset)
-            self.sync(fd)
-            return
-        written = os.pwritev(fd, [data], offset, _DATA_SYNC)
-        while written < len(data):
-            written += os.pwritev(fd, [memoryview(data)[written:]], offset + written, _DATA_SYNC)
 
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)

@@ -54,17 +54,14 @@ class Append:
             segment = run.segment
             if segment is None:
                 segment = run.segment = Segment.create(self.medium, self.directory, run.header)
-            # One buffer: joining is cheaper than a vector of hundreds of small ones.
-            data = b"".join(run.buffers)
-            if data and self.sync:
-                self.medium.write_synced(segment.fd, data, run.offset)
-            elif data:
-                self.medium.write(segment.fd, [data], run.offset)
+            if run.buffers:
+                # One buffer: joining is cheaper than a vector of hundreds of small ones.
+                self.medium.write(segment.fd, [b"".join(run.buffers)], run.offset)
+            if self.sync or run.seal is not None:
+                self.syncing = True
+                self.medium.sync(segment.fd)
+                self.syncing = False
             if run.seal is not None:
-                if not data or not self.sync:
-                    self.syncing = True
-                    self.medium.sync(segment.fd)
-                    self.syncing = False
                 seal(self.medium, segment.fd, run.end, run.seal)
 
     @property

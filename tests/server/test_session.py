@@ -448,18 +448,13 @@ class StuckDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
-        sync, write_synced = Medium.sync, Medium.write_synced
+        sync = Medium.sync
 
         def wait(medium: Medium, fd: int) -> None:
             assert self.may_go_on.wait(20)
             sync(medium, fd)
 
-        def write_and_wait(medium: Medium, fd: int, data: bytes, offset: int) -> None:
-            assert self.may_go_on.wait(20)
-            write_synced(medium, fd, data, offset)
-
         monkeypatch.setattr(Medium, "sync", wait)
-        monkeypatch.setattr(Medium, "write_synced", write_and_wait)
 
 
 @pytest.fixture

@@ -383,10 +383,6 @@ class FaultyMedium(Medium):
             self._untold.discard(fd)
             super().close(fd)
 
-    def write_synced(self, fd: int, data: bytes, offset: int) -> None:
-        self.write(fd, [data], offset)
-        self.sync(fd)
-
     def write(self, fd: int, buffers: Sequence[bytes], offset: int) -> None:
         data = b"".join(buffers)
         try:
