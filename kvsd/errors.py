@@ -70,10 +70,14 @@ class TableNotFound(RequestError):
 
 
 class Conflict(RequestError):
-    """A condition of the request did not hold."""
+    """A condition of the request did not hold; `version` is what the key has, 0 none, None where it is not told."""
 
     code = "CONFLICT"
     exit_status = 4
+
+    def __init__(self, message: str, version: int | None = None) -> None:
+        super().__init__(message)
+        self.version = version
 
 
 class Gone(RequestError):

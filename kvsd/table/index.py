@@ -1,79 +1,114 @@
 """Key → Location of the newest entry, in memory (Bitcask's keydir).
 
-Owns: the packing of a Location into one int: about 155 bytes a key in all, against 267 with tuples or objects.
-Must not know files; a position is opaque here.
+Owns: the packing of a Location into one int (about 155 bytes a key in all, against 267 with tuples or objects), and
+how much of each segment is dead. Must not know files; a position is opaque here, but for the number of its segment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, KeysView
 from typing import Final, TypeAlias
 
-from kvsd.table.entry import TOMBSTONES, Kind
+from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind
+from kvsd.table.expiry import Expiries
 from kvsd.table.scan import Record
 from kvsd.types import Key
 
 Location: TypeAlias = int
-"""seq (64 bits) | position (64) | value_bytes (32) | flags (8), most significant first: 168 bits are 48 bytes."""
+"""seq (64 bits) | position (78) | value_bytes (31) | flags (7), most significant first: 180 bits are 48 bytes."""
 
 TOMBSTONE: Final = 1
+EXPIRES: Final = 2
+"""The key has an expiry, kept in `Index.expiries`."""
+
+_SEQ_SHIFT: Final = 116
+_POSITION_SHIFT: Final = 38
+_POSITION_MASK: Final = (1 << 78) - 1
+_NUMBER_SHIFT: Final = _POSITION_SHIFT + 32
+_NUMBER_MASK: Final = (1 << 46) - 1
+_BYTES_SHIFT: Final = 7
+_BYTES_MASK: Final = (1 << 31) - 1
 
 
 def pack(seq: int, position: int, value_bytes: int, flags: int = 0) -> Location:
-    return seq << 104 | position << 40 | value_bytes << 8 | flags
+    return seq << _SEQ_SHIFT | position << _POSITION_SHIFT | value_bytes << _BYTES_SHIFT | flags
 
 
 def seq_of(location: Location) -> int:
-    return location >> 104
+    return location >> _SEQ_SHIFT
 
 
 def position_of(location: Location) -> int:
-    return location >> 40 & 0xFFFFFFFFFFFFFFFF
+    return location >> _POSITION_SHIFT & _POSITION_MASK
 
 
 def value_bytes_of(location: Location) -> int:
-    return location >> 8 & 0xFFFFFFFF
-
-
-def is_tombstone(location: Location) -> bool:
-    return bool(location & TOMBSTONE)
+    return location >> _BYTES_SHIFT & _BYTES_MASK
 
 
 class Index:
     """Tombstones stay, flagged, so that a recreated key knows its previous entry."""
 
-    __slots__ = ("_locations", "live")
+    __slots__ = ("_locations", "dead_bytes", "expiries", "live")
 
     def __init__(self) -> None:
         self._locations: dict[Key, Location] = {}
+        self.expiries = Expiries()
         self.live = 0
-        """Keys that have a value."""
+        """Keys that have a value, those included that are due to expire."""
+        self.dead_bytes: defaultdict[int, int] = defaultdict(int)
+        """Segment number → bytes of its entries that a newer entry of their key has replaced."""
 
     def __len__(self) -> int:
         """Keys, the deleted ones included."""
         return len(self._locations)
 
+    @property
+    def keys(self) -> KeysView[Key]:
+        """All keys, the deleted ones included; not to be iterated while the index changes."""
+        return self._locations.keys()
+
     def find(self, key: Key) -> Location | None:
         """The newest entry's Location, which may be a tombstone's; None for a key never seen."""
         return self._locations.get(key)
 
-    def put(self, key: Key, location: Location) -> None:
+    def put(self, key: Key, location: Location, expires_us: int = 0) -> None:
         old = self._locations.get(key)
-        was_live = old is not None and not old & TOMBSTONE
+        if old is None:
+            self.live += not location & TOMBSTONE
+        else:
+            self.live += (old & TOMBSTONE) - (location & TOMBSTONE)
+            number = old >> _NUMBER_SHIFT & _NUMBER_MASK
+            self.dead_bytes[number] += HEADER_BYTES + len(key) + (old >> _BYTES_SHIFT & _BYTES_MASK)
+            if old & EXPIRES and not expires_us:
+                self.expiries.set(key, 0)
+        if expires_us:
+            self.expiries.set(key, expires_us)
         self._locations[key] = location
-        self.live += (not location & TOMBSTONE) - was_live
 
     def replay(self, records: Iterable[Record]) -> None:
         """Build the index from a log's records, in their order.
 
         Packing in this loop, and counting at its end, takes 0.8 µs of the 1.9 that an entry took with calls.
         """
-        locations = self._locations
-        for kind, key, seq, position, value_bytes in records:
+        locations, dead = self._locations, self.dead_bytes
+        times: dict[Key, int] = {}
+        for kind, key, seq, position, value_bytes, expires_us in records:
+            if key in locations:
+                old = locations[key]
+                dead[old >> _NUMBER_SHIFT & _NUMBER_MASK] += HEADER_BYTES + len(key) + (old >> _BYTES_SHIFT & _BYTES_MASK)
+                if old & EXPIRES:
+                    del times[key]
             if kind == Kind.SET:
-                locations[key] = seq << 104 | position << 40 | value_bytes << 8
+                locations[key] = seq << 116 | position << 38 | value_bytes << 7
+                if expires_us:
+                    locations[key] |= EXPIRES
+                    times[key] = expires_us
             elif kind in TOMBSTONES:
                 locations[key] = pack(seq, position, 0, TOMBSTONE)
             elif kind == Kind.CLEAR:
                 locations.clear()
+                times.clear()
+        self.expiries.load(times)
         self.live = sum(1 for location in locations.values() if not location & TOMBSTONE)

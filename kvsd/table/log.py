@@ -24,7 +24,7 @@ from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_fu
 from kvsd.types import Fsync, Key, Value
 
 Position: TypeAlias = int
-"""Opaque to everyone else; later entries have higher ones. Here: segment id << 32 | offset."""
+"""Opaque to everyone else; later entries have higher ones. Here: number of the segment << 32 | offset."""
 
 MAX_FILL_BYTES: Final = 4 << 20
 _OFFSET_MASK: Final = 0xFFFFFFFF
@@ -100,7 +100,7 @@ class Log:
             self.medium, self.directory, loose=self._is_loose, now_us=self.options.now_us
         )
         self.torn_tail = settlement.torn
-        self._segments = {segment.header.segment_id: segment for segment in settlement.segments}
+        self._segments = {segment.header.number: segment for segment in settlement.segments}
         self._settlement = settlement
         try:
             self._settle(settlement)
@@ -143,11 +143,23 @@ class Log:
         self.last_seq = max(self.last_seq, header.base_seq)
         self._last_timestamp_us = max(self._last_timestamp_us, header.base_timestamp_us)
 
-    def stage(self, kind: Kind, key: Key, value: Value, prev_seq: int) -> tuple[int, Position]:
-        """Number and encode one entry for the next `take`; returns its seq and its position."""
+    def stage(
+        self,
+        kind: Kind,
+        key: Key,
+        value: Value,
+        prev_seq: int,
+        expires_us: int = 0,
+        batch_index: int = 0,
+        batch_count: int = 1,
+    ) -> tuple[int, Position]:
+        """Number and encode one entry for the next `take`; returns its seq and its position.
+
+        The entries of a batch follow each other, after `make_room` for all of them.
+        """
         tail = self._tail
         size = HEADER_BYTES + len(key) + len(value)
-        if tail.end + size > self.options.segment_bytes and tail.count:
+        if tail.end + size > self.options.segment_bytes and tail.count and not batch_index:
             tail = self._roll()
         elif not self._runs:
             self._runs.append(Run(tail.header, tail.end))
@@ -160,11 +172,13 @@ class Log:
             tail.synced_to,
             seq,
             self._next_timestamp_us(),
-            0,
+            expires_us,
             prev_seq,
             kind,
             len(key),
             len(value),
+            batch_index,
+            batch_count,
         )
         run = self._runs[-1]
         run.buffers += (header, key, value)
@@ -173,6 +187,16 @@ class Log:
         tail.last_seq = seq
         tail.digest = tail.digest + header_crc & DIGEST_MASK
         return seq, tail.header.position(offset)
+
+    def make_room(self, size: int) -> None:
+        """Have the next `size` bytes of entries, those of a batch, follow each other in one segment."""
+        if self._tail.end + size > self.options.segment_bytes and self._tail.count:
+            self._roll()
+
+    @property
+    def last_timestamp_us(self) -> int:
+        """That of the entry that was staged last."""
+        return self._last_timestamp_us
 
     def _next_timestamp_us(self) -> int:
         """Strictly rising, whatever the clock does."""
@@ -229,9 +253,8 @@ class Log:
         """`append` has run: its entries can be read, and count as synced if it synced."""
         for run in append.runs:
             assert run.segment is not None
-            segment_id = run.header.segment_id
             if run.segment is not self._active:
-                self._segments[segment_id] = self._active = run.segment
+                self._segments[run.header.number] = self._active = run.segment
                 self._filled_to = max(self.medium.size(run.segment.fd), run.end)
                 self._fill_bytes = FIRST_FILL_BYTES
         self._committed = self._taken
@@ -274,12 +297,12 @@ class Log:
             case Resume():
                 assert job.created is not None
                 active = job.created
-                self._segments[job.header.segment_id] = active
+                self._segments[job.header.number] = active
             case Settlement():
                 found, active = self._segments, job.segments[-1]
-                self._segments = {segment.header.segment_id: segment for segment in job.segments}
-                for segment_id, segment in found.items():
-                    if self._segments.get(segment_id) is not segment:
+                self._segments = {segment.header.number: segment for segment in job.segments}
+                for number, segment in found.items():
+                    if self._segments.get(number) is not segment:
                         segment.close()
                 self._settlement = None
             case _:
@@ -320,7 +343,7 @@ class Log:
         """What `fsync: interval` has to sync now; then call `synced`."""
         if self._committed.synced_to == self._committed.end:
             return None
-        return Sync(self._segments[self._committed.header.segment_id], self._committed.end)
+        return Sync(self._segments[self._committed.header.number], self._committed.end)
 
     def synced(self, sync: Sync) -> None:
         self._mark_synced(sync.segment.header, sync.end)

@@ -7,7 +7,7 @@ Must not know any wire format.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -15,6 +15,10 @@ from kvsd.errors import KvsdError
 from kvsd.table.budget import Budget
 from kvsd.table.log import Read
 from kvsd.types import Key, Value
+
+
+ABSENT: Final = 0
+"""The version of a key without a value: as a condition, it must have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +29,153 @@ class Get:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """The key's value with what is known of it, as Found, or None."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
 class Set:
-    """Store the value; the result is None."""
+    """Store the value; the result is None.
+
+    `expires_us` is absolute, in microseconds since 1970; 0 never. With `if_version` the key must have that version,
+    or be ABSENT: else the result is a Conflict, and nothing has happened.
+    """
 
     key: Key
     value: Value = field(repr=False)
+    expires_us: int = 0
+    if_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove the key; the result is the value that it had, or None."""
+    """Remove the key; the result is the value that it had, or None. `if_version` as for a Set."""
+
+    key: Key
+    if_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A condition of a Batch: the key has this version, or is ABSENT."""
+
+    key: Key
+    if_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Replace the key's value by what `change` makes of it; the result is the Change's.
+
+    `change` is pure and quick, gets what is found or None, and may raise a RequestError, which is the result then.
+    """
+
+    key: Key
+    change: Callable[[Found | None], Change]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All of the steps, or none of them where a condition fails or the disk does; the result is None.
+
+    At most MAX_BATCH_STEPS and MAX_BATCH_BYTES. Each step sees those before it. Deleting an absent key is no failure.
+    """
+
+    steps: tuple[Set | Delete | Check, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """Whether the key has a value; the result is 1 or 0."""
 
     key: Key
 
 
-Operation: TypeAlias = Get | Set | Delete
-Result: TypeAlias = Value | KvsdError | None
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """A Page of keys in their order, from `start` (included) to `end` (excluded; None: all behind).
+
+    A Page is what the table held at one moment, writes of the same connection before it included. Between pages other
+    writes may come: a key that is there all the while is found once, one that comes or goes may be found or not.
+    """
+
+    start: Key
+    end: Key | None
+    limit: int
+    values: bool
+    """Whether the values are wanted, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many keys there are from `start` (included) to `end` (excluded; None: all behind)."""
+
+    start: Key
+    end: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """What the table knows of itself, as Status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A value, and what its entry says of it."""
+
+    value: Value = field(repr=False)
+    version: int
+    timestamp_us: int
+    expires_us: int
+    """0 never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an Update makes of a key."""
+
+    result: Value | int | None
+    value: Value | None = field(repr=False)
+    """What is stored; None: the key is deleted."""
+    expires_us: int = 0
+    is_kept: bool = False
+    """Nothing is written after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a scan."""
+
+    items: list[tuple[Key, Value | None]]
+    """In the order of the keys; values are None where they were not asked for."""
+    next: Key | None
+    """Where the next page starts; None: there is nothing behind this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A table in figures."""
+
+    state: str
+    """writable, full (deletes only) or read-only."""
+    keys: int
+    keys_with_expiry: int
+    last_seq: int
+    segments: int
+    log_bytes: int
+    dead_bytes: int
+    """Of the log: entries that newer ones have replaced, tombstones not included."""
+    cache_bytes: int
+
+
+Operation: TypeAlias = Get | Fetch | Set | Delete | Update | Batch | Exists | Scan | Count | Describe
+Result: TypeAlias = Value | int | Found | Page | Status | KvsdError | None
+
+MAX_BATCH_STEPS: Final = 1_000
+MAX_BATCH_BYTES: Final = 16 << 20
+MAX_PAGE_KEYS: Final = 1_000
 
 MAX_OPERATIONS: Final = 1_000
 MAX_REPLY_BYTES: Final = 1 << 20

@@ -16,8 +16,8 @@ from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, SEAL_VALUE, SEQ_
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment
 from kvsd.types import Key
 
-Record: TypeAlias = tuple[int, Key, int, int, int]
-"""kind, key, seq, position, value_bytes."""
+Record: TypeAlias = tuple[int, Key, int, int, int, int]
+"""kind, key, seq, position, value_bytes, expires_us."""
 
 _WINDOW_BYTES: Final = 4 << 20
 
@@ -77,7 +77,7 @@ class Scan:
                     self.ended_because = "the file ends inside an entry's header" if data else "the file ends"
                     break
             (
-                found_mark, header_crc, body_crc, _, seq, timestamp, _, _,
+                found_mark, header_crc, body_crc, _, seq, timestamp, expires_us, _,
                 batch_index, batch_count, kind, flags, key_bytes, value_bytes,
             ) = unpack(data, at)  # fmt: skip
             offset = base + at
@@ -126,7 +126,7 @@ class Scan:
                 if batch_index != len(batch) or batch_count != wanted:
                     self.ended_because = "a batch is incomplete"
                     break
-                batch.append((kind, key, seq, segment_position | offset, value_bytes))
+                batch.append((kind, key, seq, segment_position | offset, value_bytes, expires_us))
                 if len(batch) < wanted:
                     continue
                 yield from batch
@@ -135,7 +135,7 @@ class Scan:
                 if batch:
                     self.ended_because = "a batch is incomplete"
                     break
-                yield kind, key, seq, segment_position | offset, value_bytes
+                yield kind, key, seq, segment_position | offset, value_bytes, expires_us
             # Only what was yielded is accepted: an unfinished batch must leave no trace in these.
             self.accepted_to = base + at
             self.count, self.digest = count, digest

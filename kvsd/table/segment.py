@@ -28,6 +28,8 @@ assert SEGMENT_HEADER_BYTES == 192
 
 TEMPORARY: Final = ".tmp"
 FIRST_FILL_BYTES: Final = 64 << 10
+GENERATION_BITS: Final = 14
+"""A name has room for four digits."""
 
 _BODY_CRC, _SEQ = 2, 4  # fields of an entry's header
 _NAME: Final = re.compile(r"(\d{10})-(\d{4})\.log")
@@ -97,9 +99,14 @@ class SegmentHeader:
             raise CorruptLog(f"{path}: the segment header's checksum is wrong", str(path), 0)
         return cls(*_LAYOUT.unpack(fields)[4:])
 
+    @property
+    def number(self) -> int:
+        """Segment id and generation as one number of 46 bits: two files of a table never share it."""
+        return self.segment_id << GENERATION_BITS | self.generation
+
     def position(self, offset: int) -> int:
-        """A place in the log as one number that rises with the segments."""
-        return self.segment_id << 32 | offset
+        """A place in the log as one number of 78 bits, which rises with the segments."""
+        return self.number << 32 | offset
 
     @property
     def crc_seed(self) -> int:
