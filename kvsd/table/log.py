@@ -18,7 +18,7 @@ from kvsd.table import recovery
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
 from kvsd.table.medium import Medium
 from kvsd.table.scan import Record
-from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader
+from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
 from kvsd.table.settlement import Settlement
 from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
 from kvsd.types import Fsync, Key, Value
@@ -57,19 +57,19 @@ class _Tail:
 class Read:
     """One entry to be read by a worker; its descriptor stays open until `done`."""
 
-    __slots__ = ("_key", "_offset", "_segment", "_seq", "value_bytes")
+    __slots__ = ("_key", "_offset", "_segment", "seq", "value_bytes")
 
     def __init__(self, segment: Segment, offset: int, key: Key, seq: int, value_bytes: int) -> None:
         self._segment = segment
         self._offset = offset
         self._key = key
-        self._seq = seq
+        self.seq = seq
         self.value_bytes = value_bytes
         segment.pin()
 
-    def run(self) -> Value:
+    def run(self) -> Stored:
         """Raises CorruptLog where the entry is damaged or cannot be read."""
-        return self._segment.read(self._offset, self._key, self._seq, self.value_bytes)
+        return self._segment.read(self._offset, self._key, self.seq, self.value_bytes)
 
     def done(self) -> None:
         self._segment.unpin()
@@ -118,6 +118,15 @@ class Log:
                 raise
             if not self.is_settled:
                 settlement.keep()
+
+    @property
+    def segment_count(self) -> int:
+        return len(self._segments)
+
+    @property
+    def size_bytes(self) -> int:
+        """All segments as they are on the disk, zeros ahead of the appends included."""
+        return sum(self.medium.size(segment.fd) for segment in self._segments.values())
 
     @property
     def is_settled(self) -> bool:
@@ -364,8 +373,8 @@ class Log:
             for segment in self._settlement.segments:
                 segment.close()
 
-    def read_cached(self, position: Position, key: Key, seq: int, value_bytes: int) -> Value | None:
-        """The value of the entry at `position` if it can be had without waiting for the disk.
+    def read_cached(self, position: Position, key: Key, seq: int, value_bytes: int) -> Stored | None:
+        """The entry at `position` if it can be had without waiting for the disk.
 
         Raises CorruptLog where the entry is damaged or is not that of `key` and `seq`.
         """
