@@ -14,11 +14,13 @@ from kvsd.types import Key
 class Expiries:
     """Costs nothing for a key without an expiry, and about 150 bytes for one that has it."""
 
-    __slots__ = ("_heap", "due", "times")
+    __slots__ = ("_heap", "due", "ever", "times")
 
     def __init__(self) -> None:
         self.times: dict[Key, int] = {}
         """Key → microseconds since 1970."""
+        self.ever = False
+        """Whether any key has had an expiry since the start; until then nobody pays for looking."""
         self._heap: list[tuple[int, Key]] = []
         """May hold times that have been replaced since; those are skipped when their turn comes."""
         self.due: dict[Key, None] = {}
@@ -28,6 +30,7 @@ class Expiries:
         """Replace the expiry of `key`; 0 takes it away."""
         self.due.pop(key, None)
         if expires_us:
+            self.ever = True
             self.times[key] = expires_us
             heappush(self._heap, (expires_us, key))
             if len(self._heap) > 64 + 2 * len(self.times):
@@ -39,6 +42,7 @@ class Expiries:
     def load(self, times: dict[Key, int]) -> None:
         """Take over what recovery has found."""
         self.times = times
+        self.ever = bool(times)
         self._heap = [(time, key) for key, time in times.items()]
         heapify(self._heap)
         self.due = {}

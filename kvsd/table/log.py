@@ -47,6 +47,8 @@ class _Tail:
 
     header: SegmentHeader
     crc_seed: int
+    position: Position
+    """That of offset 0."""
     end: int = SEGMENT_HEADER_BYTES
     synced_to: int = SEGMENT_HEADER_BYTES
     count: int = 0
@@ -141,7 +143,7 @@ class Log:
         """Make `active`, which holds no entry yet, the segment that is appended to."""
         header = active.header
         self._active = active
-        self._tail = _Tail(header, header.crc_seed)
+        self._tail = _Tail(header, header.crc_seed, header.position(0))
         self._committed = copy.copy(self._tail)
         self._failed_to = self._tail.end
         """Where the entries of a failed append end in the active segment, and its SEAL may stand."""
@@ -195,7 +197,7 @@ class Log:
         tail.count += 1
         tail.last_seq = seq
         tail.digest = tail.digest + header_crc & DIGEST_MASK
-        return seq, tail.header.position(offset)
+        return seq, tail.position | offset
 
     def make_room(self, size: int) -> None:
         """Have the next `size` bytes of entries, those of a batch, follow each other in one segment."""
@@ -220,7 +222,7 @@ class Log:
         self._runs[-1].seal = self._seal_entry(self._tail)
         header = self._next_header(self._tail)
         self._runs.append(Run(header, SEGMENT_HEADER_BYTES))
-        self._tail = _Tail(header, header.crc_seed)
+        self._tail = _Tail(header, header.crc_seed, header.position(0))
         return self._tail
 
     def _seal_entry(self, tail: _Tail) -> bytes:

@@ -91,7 +91,7 @@ class Store:
         `hold` is asked for the value's bytes before anything is read. Raises Busy where it refuses them, and
         CorruptLog where the value's entry is damaged.
         """
-        if self._expiries.times and self._has_expired(key):
+        if self._expiries.ever and self._has_expired(key):
             return None
         value = self._cache.get(key)
         if value is not None:
@@ -135,6 +135,8 @@ class Store:
 
     def _has_expired(self, key: Key) -> bool:
         """As all decided writes leave it."""
+        if not self._expiries.ever:
+            return False
         expires_us = self.expires_us(key)
         return bool(expires_us) and expires_us <= self.log.options.now_us()
 
@@ -187,7 +189,8 @@ class Store:
 
     def set(self, key: Key, value: Value, expires_us: int = 0) -> None:
         """Stage a write of `value` in the current group."""
-        self._log_expiry(key)
+        if self._expiries.ever:
+            self._log_expiry(key)
         self._stage_set(key, value, expires_us)
 
     def delete(self, key: Key) -> None:
@@ -220,15 +223,17 @@ class Store:
 
     def _log_expiry(self, key: Key) -> None:
         """Before a key that has expired is written anew: replay knows no clock, so the log must say it."""
-        if (self._expiries.times or self.pending) and self._has_expired(key):
+        if self._has_expired(key):
             self._stage_tombstone(Kind.EXPIRED, key)
 
     def _stage_set(self, key: Key, value: Value, expires_us: int, batch_index: int = 0, batch_count: int = 1) -> None:
         seq, position = self.log.stage(
             Kind.SET, key, value, self._newest_seq(key), expires_us, batch_index, batch_count
         )
-        flags = index.EXPIRES if expires_us else 0
-        location = index.pack(seq, position, len(value), flags)
+        location = index.pack(seq, position, len(value))
+        if expires_us:
+            location |= index.EXPIRES
+            self._expiries.ever = True
         self._add(key, Pending(self.group, location, value, expires_us, self.log.last_timestamp_us))
 
     def _stage_tombstone(self, kind: Kind, key: Key, batch_index: int = 0, batch_count: int = 1) -> None:
