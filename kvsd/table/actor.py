@@ -11,16 +11,17 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
-from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
-from kvsd.table.budget import out_of_memory
+from kvsd.errors import CorruptLog, ReadOnly, TableUnavailable
 from kvsd.table.log import Read
-from kvsd.table.request import MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Mailbox, Request, Result, Set
+from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations, deleted_anyway
+from kvsd.table.request import Delete, Mailbox, Request, Status
+from kvsd.table.segment import Stored
 from kvsd.table.store import Commit, Store
 from kvsd.table.work import Fill, is_disk_full
-from kvsd.types import Fsync, Key, Value
+from kvsd.types import Fsync
 
 T = TypeVar("T")
 
@@ -31,6 +32,10 @@ _OPERATIONS_A_PASS: Final = 2_000
 """After so many the actor lets the event loop run: a few milliseconds."""
 
 _ROOM_CHECK_SECONDS: Final = 1.0
+
+_SWEEP_SECONDS: Final = 1.0
+_SWEEP_KEYS: Final = 500
+"""Logged at once, in a few milliseconds, when they have expired."""
 
 
 class Reporter(Protocol):
@@ -44,10 +49,10 @@ class Reporter(Protocol):
 class State(Enum):
     """What writes a table takes."""
 
-    WRITABLE = auto()
-    FULL = auto()
+    WRITABLE = "writable"
+    FULL = "full"
     """The disk is full: deletes only, if those."""
-    READ_ONLY = auto()
+    READ_ONLY = "read-only"
     """An append or a sync has failed; nobody knows what the medium holds. Until the table is reopened."""
 
 
@@ -70,15 +75,18 @@ class TableActor:
         """None ends the task, once all before it is answered."""
         self.state = State.WRITABLE
         self.unavailable: TableUnavailable | None = None
-        self.damaged = 0
-        """Reads that met a damaged entry."""
         self._store = store
         self._pools = pools
         self._reporter = reporter
         self._interval_seconds = fsync_interval_ms / 1000
         self._loop = asyncio.get_running_loop()
         self._current: Request | None = None
+        self._operations = Operations(store, self)
         self._waiting: defaultdict[int, list[Request]] = defaultdict(list)
+        self._blocked: dict[Request, None] = {}
+        """Those that cannot be decided to their end yet, in the order in which they came."""
+        self._sorting: asyncio.Task[None] | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
         self._reading: set[Request] = set()
         """Those that wait for cold reads, or to be executed anew."""
         self._stopping = False
@@ -108,8 +116,9 @@ class TableActor:
                 await asyncio.sleep(0)  # sockets and replies have their turn, even if the mailbox never empties
         while self._jobs:
             await asyncio.wait(self._jobs)
-        if self._sync_timer is not None:
-            self._sync_timer.cancel()
+        for timer in (self._sync_timer, self._sweep_timer):
+            if timer is not None:
+                timer.cancel()
         if self.state is not State.READ_ONLY and self._resumed and self.unavailable is None:
             await self._finish()
         self._store.log.close()
@@ -135,19 +144,45 @@ class TableActor:
             # Nothing is lost: recovery does at the next start what failed here.
             self._reporter.warning("the log could not be sealed", table=self.name, error=str(error))
 
-    # Operations
+    # Requests
 
     def _execute(self, request: Request, *, anew: bool = False) -> None:
-        """Decide all operations of `request`; it is resolved at once unless a result waits for the disk.
+        """Decide all operations of `request`, unless one before it of its origin cannot be decided yet.
 
         One that is executed `anew` came before whatever its origin has been cut at since.
         """
-        request.waits = 1
-        if self.unavailable is not None:
+        origin = request.origin
+        if origin.waiting is not None:
+            origin.parked.append(request)
+        elif self.unavailable is not None:
             request.results = [self.unavailable] * len(request.operations)
-        elif anew or not request.origin.is_cut:
-            self._execute_operations(request)
-        if request.group:
+            self._conclude(request)
+        elif anew or not origin.is_cut:
+            self._decide(request)
+        else:
+            self._conclude(request)
+
+    def _decide(self, request: Request) -> None:
+        need = self._operations.run(request)
+        if need is None:
+            self._conclude(request)
+            return
+        request.origin.waiting = request
+        self._blocked[request] = None
+        match need:
+            case NeedsValue(read):
+                self._warm(request, read)
+            case NeedsCommit():
+                pass  # `_go_on` comes with the end of each commit
+            case NeedsOrder():
+                self._sort_keys()
+            case _:
+                assert_never(need)
+
+    def _conclude(self, request: Request) -> None:
+        """All is decided; `request` is resolved at once unless a result waits for the disk."""
+        request.waits = 1
+        if request.group > self._store.settled_group:
             request.waits += 1
             self._waiting[request.group].append(request)
         if request.reads:
@@ -155,93 +190,101 @@ class TableActor:
             self._start_reads(request)
         request.resolve()
 
-    def _execute_operations(self, request: Request) -> None:
-        results = request.results
-        result: Result
-        for operation in request.operations:
-            if len(results) == MAX_OPERATIONS or request.reply_bytes > MAX_REPLY_BYTES:
-                request.origin.is_cut = True
-                break
-            match operation:
-                case Get():
-                    result = self._read(operation.key, request)
-                case Set():
-                    result = self._set(operation.key, operation.value, request)
-                case Delete():
-                    result = self._delete(operation.key, request)
-                case _:
-                    assert_never(operation)
-            results.append(result)
+    def _go_on(self, request: Request) -> None:
+        """What `request` needed may be there: decide the rest of it, and then those that were parked behind it."""
+        del self._blocked[request]
+        origin = request.origin
+        origin.waiting = None
+        self._current = request
+        self._decide(request)
+        while origin.parked and origin.waiting is None:
+            self._current = origin.parked.popleft()
+            self._execute(self._current)
+        self._current = None
 
-    def _read(self, key: Key, request: Request) -> Result:
-        """The value as all decided writes leave it. A value that must come from the disk is put in place later."""
-        pending = self._store.pending.get(key)
-        if pending is not None:
-            request.group = max(request.group, pending.group)
-            value = pending.value
-            return value if value is None or request.hold(len(value)) else out_of_memory()
-        try:
-            found = self._store.get(key, request.hold)
-        except CorruptLog as error:
-            return self._damage(error)
-        except Busy as error:
-            return error
-        if isinstance(found, Read):
-            request.reads.append((len(request.results), found))
-            return None
-        return found
+    def _go_on_all(self) -> None:
+        for request in list(self._blocked):
+            if request in self._blocked and request.warming is None:
+                self._go_on(request)
+        self._start_commit()
 
-    def _set(self, key: Key, value: Value, request: Request) -> Result:
-        if self.state is not State.WRITABLE:
-            return self._refuse_write()
-        self._store.set(key, value)
-        request.group = self._store.group
-        return None
+    def _warm(self, request: Request, read: Read) -> None:
+        """Fetch the value that an Update starts from."""
+        request.warming = read
 
-    def _delete(self, key: Key, request: Request) -> Result:
-        """A damaged value does not keep its key from being deleted; the result says both then."""
-        if self.state is State.READ_ONLY or not self._resumed:
-            return self._refuse_write()
-        reads = len(request.reads)
-        old = self._read(key, request)
-        match old:
-            case None if len(request.reads) == reads:
-                return None
-            case Busy():
-                return old
-            case CorruptLog():
-                old = _deleted_anyway(old)
-            case _:
-                pass
-        self._store.delete(key)
-        request.group = self._store.group
-        return old
+        def done(values: list[Stored | CorruptLog]) -> None:
+            read.done()
+            if request.warming is not read:
+                return  # it was executed anew meanwhile
+            request.warming = None
+            found = values[0]
+            request.warm = read.seq, self.damaged(found) if isinstance(found, CorruptLog) else found.value
+            self._go_on(request)
+            self._start_commit()
 
-    def _damage(self, error: CorruptLog) -> CorruptLog:
-        self.damaged += 1
+        self._run(self._pools.reads, lambda: _read_all([read]), done)
+
+    def _sort_keys(self) -> None:
+        """Before the first scan: in slices, between which everything else goes on."""
+        if self._sorting is not None:
+            return
+
+        async def sort() -> None:
+            for _ in self._store.build_order():
+                await asyncio.sleep(0)
+
+        def finished(task: asyncio.Task[None]) -> None:
+            self._jobs.discard(task)
+            self._sorting = None
+            error = task.exception()
+            if isinstance(error, Exception):
+                self._crash(error)
+            self._go_on_all()
+
+        self._sorting = self._loop.create_task(sort())
+        self._jobs.add(self._sorting)
+        self._sorting.add_done_callback(finished)
+
+    def damaged(self, error: CorruptLog) -> CorruptLog:
         self._reporter.critical("damaged entry", table=self.name, path=error.path, offset=error.offset)
         return error
+
+    def describe(self) -> Status:
+        return self._store.describe(self.state.value)
 
     # Cold reads
 
     def _start_reads(self, request: Request) -> None:
         reads, results = request.reads, request.results
-        jobs = [read for _, read in reads]
+        jobs = [read for _, read, _ in reads]
 
-        def done(values: list[Value | CorruptLog]) -> None:
-            for (place, read), value in zip(reads, values, strict=True):
+        def done(found: list[Stored | CorruptLog]) -> None:
+            for (place, read, put), stored in zip(reads, found, strict=True):
                 read.done()
-                results[place] = value
-                if isinstance(value, CorruptLog):
-                    self._damage(value)
-                    if isinstance(request.operations[place], Delete):
-                        results[place] = _deleted_anyway(value)
+                if isinstance(stored, CorruptLog):
+                    self.damaged(stored)
+                    is_delete = isinstance(request.operations[place], Delete)
+                    results[place] = deleted_anyway(stored) if is_delete else stored
+                elif request.results is results:
+                    put(stored)
             if request.results is results:  # else it was executed anew meanwhile
                 self._reading.discard(request)
                 request.resolve()
 
         self._reading.add(request)
         self._run(self._pools.reads, lambda: _read_all(jobs), done)
+
+    # Expiry
+
+    def _sweep(self) -> None:
+        """Log what has expired, a bounded number at a time."""
+        self._sweep_timer = None
+        swept = 0
+        if self.refusal(is_deletion=True) is None and self.unavailable is None:
+            swept = self._store.sweep(_SWEEP_KEYS)
+            self._start_commit()
+        if self._store.has_expiries and not self._stopping:
+            self._sweep_timer = self._loop.call_later(0 if swept == _SWEEP_KEYS else _SWEEP_SECONDS, self._sweep)
 
     # Commits
 
@@ -270,6 +313,10 @@ class TableActor:
         self._store.committed(commit)
         for request in self._waiting.pop(commit.group, ()):
             request.resolve()
+        if self._blocked:
+            self._go_on_all()
+        if self._sweep_timer is None and self._store.has_expiries:
+            self._sweep_timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
         if self._store.log.options.fsync is Fsync.INTERVAL and self._sync_timer is None:
             self._sync_timer = self._loop.call_later(self._interval_seconds, self._sync)
         self._start_commit()
@@ -325,14 +372,33 @@ class TableActor:
     def _answer_anew(self) -> None:
         """Requests that waited for a commit that will not come are executed as if they had come just now."""
         requests = [request for group in sorted(self._waiting) for request in self._waiting[group]]
+        blocked, parked = self._unblock()
+        requests += blocked
         self._waiting.clear()
-        self._reading.update(requests)  # where a crash finds those whose turn has not come
-        for request in requests:
+        self._reading.update(requests, parked)  # where a crash finds those whose turn has not come
+        for request in requests + parked:
             self._reading.discard(request)
             self._current = request
             request.reset()
-            self._execute(request, anew=True)
+            self._execute(request, anew=request not in parked)
         self._current = None
+
+    def _unblock(self) -> tuple[list[Request], list[Request]]:
+        """Those that are blocked, and those that are parked behind them, to be executed in this order."""
+        blocked = list(self._blocked)
+        parked: list[Request] = []
+        for request in blocked:
+            request.origin.waiting = None
+            parked += request.origin.parked
+            request.origin.parked.clear()
+        self._blocked.clear()
+        return blocked, parked
+
+    def refusal(self, *, is_deletion: bool) -> ReadOnly | None:
+        """Why nothing can be written now, or only deletions; None where all can."""
+        if self.state is State.WRITABLE or (is_deletion and self.state is State.FULL and self._resumed):
+            return None
+        return self._refuse_write()
 
     def _refuse_write(self) -> ReadOnly:
         if self.state is State.FULL and not self._checking_room and self._loop.time() >= self._next_room_check:
@@ -420,6 +486,7 @@ class TableActor:
                 "restart the server to bring it back"
             )
         unanswered = {request for group in self._waiting.values() for request in group} | self._reading
+        unanswered.update(*self._unblock())
         if self._current is not None:
             unanswered.add(self._current)
         self._current = None
@@ -430,16 +497,12 @@ class TableActor:
             self._execute(request)
 
 
-def _read_all(reads: list[Read]) -> list[Value | CorruptLog]:
-    """On a worker: each value, or why it is not served."""
-    values: list[Value | CorruptLog] = []
+def _read_all(reads: list[Read]) -> list[Stored | CorruptLog]:
+    """On a worker: each entry, or why it is not served."""
+    found: list[Stored | CorruptLog] = []
     for read in reads:
         try:
-            values.append(read.run())
+            found.append(read.run())
         except CorruptLog as error:
-            values.append(error)
-    return values
-
-
-def _deleted_anyway(error: CorruptLog) -> CorruptLog:
-    return CorruptLog(f"{error}. The key was deleted", error.path, error.offset)
+            found.append(error)
+    return found

@@ -33,14 +33,16 @@ class ValueCache:
 
     def put(self, key: Key, value: Value) -> None:
         """Keep `value` unless it alone would push out a large part of the others."""
-        self.discard(key)
-        cost = _cost(key, value)
-        if cost > self._limit_bytes >> 3:
-            return
-        self._values[key] = value
-        self.used_bytes += cost
-        while self.used_bytes > self._limit_bytes:
-            self.used_bytes -= _cost(*self._values.popitem(last=False))
+        values = self._values
+        old = values.pop(key, None)
+        used = self.used_bytes if old is None else self.used_bytes - _cost(key, old)
+        cost = _ENTRY_BYTES + len(key) + len(value)
+        if cost <= self._limit_bytes >> 3:
+            values[key] = value
+            used += cost
+            while used > self._limit_bytes:
+                used -= _cost(*values.popitem(last=False))
+        self.used_bytes = used
 
     def discard(self, key: Key) -> None:
         value = self._values.pop(key, None)

@@ -14,44 +14,42 @@ from kvsd.types import Key
 class Expiries:
     """Costs nothing for a key without an expiry, and about 150 bytes for one that has it."""
 
-    __slots__ = ("_heap", "_times", "due")
+    __slots__ = ("_heap", "due", "ever", "times")
 
     def __init__(self) -> None:
-        self._times: dict[Key, int] = {}
+        self.times: dict[Key, int] = {}
+        """Key → microseconds since 1970."""
+        self.ever = False
+        """Whether any key has had an expiry since the start; until then nobody pays for looking."""
         self._heap: list[tuple[int, Key]] = []
         """May hold times that have been replaced since; those are skipped when their turn comes."""
         self.due: dict[Key, None] = {}
         """Keys whose time had passed at the last `advance`, in that order: invisible, and not yet swept."""
 
-    def __len__(self) -> int:
-        return len(self._times)
-
-    def get(self, key: Key) -> int:
-        """Microseconds since 1970; 0 never."""
-        return self._times.get(key, 0)
-
     def set(self, key: Key, expires_us: int) -> None:
         """Replace the expiry of `key`; 0 takes it away."""
         self.due.pop(key, None)
         if expires_us:
-            self._times[key] = expires_us
+            self.ever = True
+            self.times[key] = expires_us
             heappush(self._heap, (expires_us, key))
-            if len(self._heap) > 64 + 2 * len(self._times):
-                self._heap = [(time, key) for key, time in self._times.items() if key not in self.due]
+            if len(self._heap) > 64 + 2 * len(self.times):
+                self._heap = [(time, key) for key, time in self.times.items() if key not in self.due]
                 heapify(self._heap)
         else:
-            self._times.pop(key, None)
+            self.times.pop(key, None)
 
     def load(self, times: dict[Key, int]) -> None:
         """Take over what recovery has found."""
-        self._times = times
+        self.times = times
+        self.ever = bool(times)
         self._heap = [(time, key) for key, time in times.items()]
         heapify(self._heap)
         self.due = {}
 
     def advance(self, now_us: int) -> None:
         """Move the keys whose time has come to `due`."""
-        heap, times = self._heap, self._times
+        heap, times = self._heap, self.times
         while heap and heap[0][0] <= now_us:
             expires_us, key = heappop(heap)
             if times.get(key) == expires_us:

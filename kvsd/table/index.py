@@ -97,7 +97,9 @@ class Index:
         for kind, key, seq, position, value_bytes, expires_us in records:
             if key in locations:
                 old = locations[key]
-                dead[old >> _NUMBER_SHIFT & _NUMBER_MASK] += HEADER_BYTES + len(key) + (old >> _BYTES_SHIFT & _BYTES_MASK)
+                dead[old >> _NUMBER_SHIFT & _NUMBER_MASK] += (
+                    HEADER_BYTES + len(key) + (old >> _BYTES_SHIFT & _BYTES_MASK)
+                )
                 if old & EXPIRES:
                     del times[key]
             if kind == Kind.SET:

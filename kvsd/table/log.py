@@ -18,7 +18,7 @@ from kvsd.table import recovery
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
 from kvsd.table.medium import Medium
 from kvsd.table.scan import Record
-from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader
+from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
 from kvsd.table.settlement import Settlement
 from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
 from kvsd.types import Fsync, Key, Value
@@ -47,6 +47,8 @@ class _Tail:
 
     header: SegmentHeader
     crc_seed: int
+    position: Position
+    """That of offset 0."""
     end: int = SEGMENT_HEADER_BYTES
     synced_to: int = SEGMENT_HEADER_BYTES
     count: int = 0
@@ -57,19 +59,19 @@ class _Tail:
 class Read:
     """One entry to be read by a worker; its descriptor stays open until `done`."""
 
-    __slots__ = ("_key", "_offset", "_segment", "_seq", "value_bytes")
+    __slots__ = ("_key", "_offset", "_segment", "seq", "value_bytes")
 
     def __init__(self, segment: Segment, offset: int, key: Key, seq: int, value_bytes: int) -> None:
         self._segment = segment
         self._offset = offset
         self._key = key
-        self._seq = seq
+        self.seq = seq
         self.value_bytes = value_bytes
         segment.pin()
 
-    def run(self) -> Value:
+    def run(self) -> Stored:
         """Raises CorruptLog where the entry is damaged or cannot be read."""
-        return self._segment.read(self._offset, self._key, self._seq, self.value_bytes)
+        return self._segment.read(self._offset, self._key, self.seq, self.value_bytes)
 
     def done(self) -> None:
         self._segment.unpin()
@@ -120,6 +122,15 @@ class Log:
                 settlement.keep()
 
     @property
+    def segment_count(self) -> int:
+        return len(self._segments)
+
+    @property
+    def size_bytes(self) -> int:
+        """All segments as they are on the disk, zeros ahead of the appends included."""
+        return sum(self.medium.size(segment.fd) for segment in self._segments.values())
+
+    @property
     def is_settled(self) -> bool:
         """Whether the log can be appended to; else `resume` is to be tried when there is room."""
         return self._settlement is None
@@ -132,7 +143,7 @@ class Log:
         """Make `active`, which holds no entry yet, the segment that is appended to."""
         header = active.header
         self._active = active
-        self._tail = _Tail(header, header.crc_seed)
+        self._tail = _Tail(header, header.crc_seed, header.position(0))
         self._committed = copy.copy(self._tail)
         self._failed_to = self._tail.end
         """Where the entries of a failed append end in the active segment, and its SEAL may stand."""
@@ -186,7 +197,7 @@ class Log:
         tail.count += 1
         tail.last_seq = seq
         tail.digest = tail.digest + header_crc & DIGEST_MASK
-        return seq, tail.header.position(offset)
+        return seq, tail.position | offset
 
     def make_room(self, size: int) -> None:
         """Have the next `size` bytes of entries, those of a batch, follow each other in one segment."""
@@ -211,7 +222,7 @@ class Log:
         self._runs[-1].seal = self._seal_entry(self._tail)
         header = self._next_header(self._tail)
         self._runs.append(Run(header, SEGMENT_HEADER_BYTES))
-        self._tail = _Tail(header, header.crc_seed)
+        self._tail = _Tail(header, header.crc_seed, header.position(0))
         return self._tail
 
     def _seal_entry(self, tail: _Tail) -> bytes:
@@ -364,8 +375,8 @@ class Log:
             for segment in self._settlement.segments:
                 segment.close()
 
-    def read_cached(self, position: Position, key: Key, seq: int, value_bytes: int) -> Value | None:
-        """The value of the entry at `position` if it can be had without waiting for the disk.
+    def read_cached(self, position: Position, key: Key, seq: int, value_bytes: int) -> Stored | None:
+        """The entry at `position` if it can be had without waiting for the disk.
 
         Raises CorruptLog where the entry is damaged or is not that of `key` and `seq`.
         """

@@ -7,15 +7,16 @@ Must not know any wire format.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from kvsd.errors import KvsdError
+from kvsd.errors import CorruptLog, KvsdError
 from kvsd.table.budget import Budget
 from kvsd.table.log import Read
+from kvsd.table.segment import Stored
 from kvsd.types import Key, Value
-
 
 ABSENT: Final = 0
 """The version of a key without a value: as a condition, it must have none."""
@@ -69,18 +70,20 @@ class Check:
 class Update:
     """Replace the key's value by what `change` makes of it; the result is the Change's.
 
-    `change` is pure and quick, gets what is found or None, and may raise a RequestError, which is the result then.
+    `change` is pure and quick. It gets the value, or None, and the expiry in microseconds since 1970, 0 never; it may
+    raise a RequestError, which is the result then.
     """
 
     key: Key
-    change: Callable[[Found | None], Change]
+    change: Callable[[Value | None, int], Change]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """All of the steps, or none of them where a condition fails or the disk does; the result is None.
 
-    At most MAX_BATCH_STEPS and MAX_BATCH_BYTES. Each step sees those before it. Deleting an absent key is no failure.
+    At most MAX_BATCH_STEPS and MAX_BATCH_BYTES of keys and values. All conditions are about the table as it is before
+    the batch; of two steps on one key the later wins. Deleting an absent key is no failure.
     """
 
     steps: tuple[Set | Delete | Check, ...]
@@ -189,13 +192,17 @@ others use it up, and pay nothing for the accounting."""
 class Origin:
     """Where Requests come from, one for each connection: their order, and their share of the memory budget."""
 
-    __slots__ = ("budget", "is_cut")
+    __slots__ = ("budget", "is_cut", "parked", "waiting")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.is_cut = False
         """A Request of this origin was cut short. Those behind it come back untouched, until the origin has sent
         what it got, resets this, and asks again: so operations keep their order and replies their bound."""
+        self.waiting: Request | None = None
+        """A Request that cannot be decided to its end yet …"""
+        self.parked: deque[Request] = deque()
+        """… and those behind it."""
 
 
 class Request:
@@ -205,7 +212,20 @@ class Request:
     Whoever takes them gives `held_bytes` back to the origin's budget when they are sent.
     """
 
-    __slots__ = ("future", "group", "held_bytes", "operations", "origin", "reads", "reply_bytes", "results", "waits")
+    __slots__ = (
+        "barrier",
+        "future",
+        "group",
+        "held_bytes",
+        "operations",
+        "origin",
+        "reads",
+        "reply_bytes",
+        "results",
+        "waits",
+        "warm",
+        "warming",
+    )
 
     def __init__(self, operations: Sequence[Operation], origin: Origin, future: asyncio.Future[list[Result]]) -> None:
         self.operations = operations
@@ -216,8 +236,14 @@ class Request:
         self.reply_bytes = 0
         self.group = 0
         """The newest group of writes that a result depends on; 0 none."""
-        self.reads: list[tuple[int, Read]] = []
-        """Results that a worker must read from the disk."""
+        self.reads: list[tuple[int, Read, Callable[[Stored], None]]] = []
+        """The places of results that a worker must read from the disk, and what then puts them there."""
+        self.warm: tuple[int, Value | CorruptLog] | None = None
+        """What was read for the Update that comes next: the seq, and the value."""
+        self.warming: Read | None = None
+        """What a worker reads for it at the moment."""
+        self.barrier = 0
+        """The group that must be settled before the scan that comes next; 0 none."""
         self.waits = 0
         """How many things `resolve` still waits for."""
 
@@ -227,6 +253,8 @@ class Request:
         self.held_bytes = self.reply_bytes = self.group = self.waits = 0
         self.results = []
         self.reads = []
+        self.warm = self.warming = None
+        self.barrier = 0
 
     def hold(self, size: int) -> bool:
         """Make room for a value of `size` bytes in the reply; False where the budget has none."""

@@ -11,7 +11,7 @@ import secrets
 import struct
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from kvsd.errors import CorruptLog, UnsupportedFormat
@@ -31,7 +31,7 @@ FIRST_FILL_BYTES: Final = 64 << 10
 GENERATION_BITS: Final = 14
 """A name has room for four digits."""
 
-_BODY_CRC, _SEQ = 2, 4  # fields of an entry's header
+_BODY_CRC, _SEQ, _TIMESTAMP = 2, 4, 5  # fields of an entry's header
 _NAME: Final = re.compile(r"(\d{10})-(\d{4})\.log")
 
 
@@ -158,6 +158,13 @@ def parse_name(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+class Stored(NamedTuple):
+    """What an entry holds beside what the index knows."""
+
+    value: Value
+    timestamp_us: int
+
+
 class Segment:
     """An open segment. The descriptor closes with the last pin: a worker never reads from a reused number."""
 
@@ -203,8 +210,8 @@ class Segment:
             medium.close(fd)
             raise
 
-    def read_cached(self, offset: int, key: Key, seq: int, value_bytes: int) -> Value | None:
-        """The value of the entry at `offset`, if the page cache holds it all; never waits for the disk.
+    def read_cached(self, offset: int, key: Key, seq: int, value_bytes: int) -> Stored | None:
+        """The entry at `offset`, if the page cache holds it all; never waits for the disk.
 
         Raises CorruptLog unless the entry's checksums hold and it is the one of `key` and `seq`.
         """
@@ -214,22 +221,22 @@ class Segment:
             data = self.medium.read_cached(self.fd, HEADER_BYTES + len(key) + value_bytes, offset)
         except OSError as error:
             raise self._damaged(offset, f"cannot be read: {error}") from error
-        return None if data is None else self._value(data, offset, key, seq)
+        return None if data is None else self._stored(data, offset, key, seq)
 
-    def read(self, offset: int, key: Key, seq: int, value_bytes: int) -> Value:
+    def read(self, offset: int, key: Key, seq: int, value_bytes: int) -> Stored:
         """The same, waiting for the disk where needed."""
         try:
             data = self.medium.read(self.fd, HEADER_BYTES + len(key) + value_bytes, offset)
         except OSError as error:
             raise self._damaged(offset, f"cannot be read: {error}") from error
-        return self._value(data, offset, key, seq)
+        return self._stored(data, offset, key, seq)
 
-    def _value(self, data: bytes | bytearray, offset: int, key: Key, seq: int) -> Value:
+    def _stored(self, data: bytes | bytearray, offset: int, key: Key, seq: int) -> Stored:
         if header_is_intact(data, 0, self.header.mark, self.crc_seed ^ offset):
             header = HEADER.unpack_from(data)
             body = memoryview(data)[HEADER_BYTES:]
             if header[_SEQ] == seq and crc32(body) == header[_BODY_CRC] and body[: len(key)] == key:
-                return bytes(body[len(key) :])
+                return Stored(bytes(body[len(key) :]), header[_TIMESTAMP])
         raise self._damaged(offset, "is damaged")
 
     def _damaged(self, offset: int, how: str) -> CorruptLog:

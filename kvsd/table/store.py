@@ -1,19 +1,23 @@
 """Keys and values over a Log: what is committed, what is pending, and what each write makes of it.
 
-Owns: the Index, the cache and the pending writes. Must not know asyncio, files, or who asked.
+Owns: the Index, the cache, the order of the keys, and the pending writes. Must not know asyncio, files, or who asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from kvsd.table import index
 from kvsd.table.budget import out_of_memory
 from kvsd.table.cache import ValueCache
-from kvsd.table.entry import Kind
+from kvsd.table.entry import HEADER_BYTES, Kind
 from kvsd.table.index import Index, Location
 from kvsd.table.log import Log, Read
+from kvsd.table.order import KeyOrder
+from kvsd.table.request import Status
+from kvsd.table.segment import Stored
 from kvsd.table.work import Append
 from kvsd.types import Key, Value
 
@@ -27,6 +31,8 @@ class Pending(NamedTuple):
     location: Location
     value: Value | None
     """None: a deletion."""
+    expires_us: int = 0
+    timestamp_us: int = 0
 
 
 class Commit(NamedTuple):
@@ -42,20 +48,26 @@ class Store:
 
     A group is known by its number: 1, 2, 3 …; `group` is the one that the next write joins.
     `recover` comes first; then any order of reads, writes, and `take` followed by `committed` or `failed`.
+    Times are absolute, in microseconds since 1970; an expiry of 0 is none.
     """
 
     def __init__(self, log: Log, *, cache_bytes: int) -> None:
         self.log = log
         self.group = 1
+        self.settled_group = 0
+        """The newest group that is committed or has failed, as all before it."""
         self.pending: dict[Key, Pending] = {}
         """The newest uncommitted write of a key: a read of the key must answer from it, and wait for its group."""
         self._writes: list[tuple[Key, Pending]] = []
         self._index = Index()
+        self._expiries = self._index.expiries
         self._cache = ValueCache(cache_bytes)
+        self._order: KeyOrder | None = None
 
     def __len__(self) -> int:
-        """Keys that have a committed value."""
-        return self._index.live
+        """Keys that have a committed value, without those that have expired."""
+        self._expiries.advance(self.log.options.now_us())
+        return self._index.live - len(self._expiries.due)
 
     def recover(self) -> None:
         """Rebuild the index from the log.
@@ -64,38 +76,168 @@ class Store:
         """
         self._index.replay(self.log.recover())
 
+    @property
+    def pending_group(self) -> int:
+        """The newest group that is decided and not settled; 0 none."""
+        if self._writes:
+            return self.group
+        return self.group - 1 if self.pending else 0
+
+    # Reads
+
     def get(self, key: Key, hold: Callable[[int], bool] = lambda _: True) -> Value | Read | None:
         """The committed value, None where there is none, or a Read where only the disk has it.
 
         `hold` is asked for the value's bytes before anything is read. Raises Busy where it refuses them, and
         CorruptLog where the value's entry is damaged.
         """
+        if self._expiries.ever and self._has_expired(key):
+            return None
         value = self._cache.get(key)
         if value is not None:
             if not hold(len(value)):
                 raise out_of_memory()
             return value
+        stored = self._stored(key, hold)
+        if not isinstance(stored, Stored):
+            return stored
+        self._cache.put(key, stored.value)
+        return stored.value
+
+    def entry(self, key: Key, hold: Callable[[int], bool]) -> Stored | Read | None:
+        """The same with the entry's time, which only the log has."""
+        return None if self._has_expired(key) else self._stored(key, hold)
+
+    def _stored(self, key: Key, hold: Callable[[int], bool]) -> Stored | Read | None:
         location = self._index.find(key)
         if location is None or location & index.TOMBSTONE:
             return None
-        if not hold(index.value_bytes_of(location)):
+        value_bytes = index.value_bytes_of(location)
+        if not hold(value_bytes):
             raise out_of_memory()
-        where = (index.position_of(location), key, index.seq_of(location), index.value_bytes_of(location))
+        where = (index.position_of(location), key, index.seq_of(location), value_bytes)
         # A large value takes milliseconds to check, even from the page cache: others would wait.
-        value = self.log.read_cached(*where) if where[3] <= _READ_AT_ONCE_BYTES else None
-        if value is None:
-            return self.log.read(*where)
-        self._cache.put(key, value)
-        return value
+        stored = self.log.read_cached(*where) if value_bytes <= _READ_AT_ONCE_BYTES else None
+        return self.log.read(*where) if stored is None else stored
 
-    def set(self, key: Key, value: Value) -> None:
+    def version(self, key: Key) -> int:
+        """The version that all decided writes leave; 0 where the key has no value."""
+        pending = self.pending.get(key)
+        location = self._index.find(key) if pending is None else pending.location
+        if location is None or location & index.TOMBSTONE or self._has_expired(key):
+            return 0
+        return index.seq_of(location)
+
+    def expires_us(self, key: Key) -> int:
+        """The expiry that all decided writes leave."""
+        pending = self.pending.get(key)
+        return self._expiries.times.get(key, 0) if pending is None else pending.expires_us
+
+    def _has_expired(self, key: Key) -> bool:
+        """As all decided writes leave it."""
+        if not self._expiries.ever:
+            return False
+        expires_us = self.expires_us(key)
+        return bool(expires_us) and expires_us <= self.log.options.now_us()
+
+    def describe(self, state: str) -> Status:
+        """All of it in figures."""
+        return Status(
+            state=state,
+            keys=len(self),
+            keys_with_expiry=len(self._expiries.times),
+            last_seq=self.log.last_seq,
+            segments=self.log.segment_count,
+            log_bytes=self.log.size_bytes,
+            dead_bytes=sum(self._index.dead_bytes.values()),
+            cache_bytes=self._cache.used_bytes,
+        )
+
+    # The order of keys
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether `page` and `count` can be asked; else `build_order` comes first."""
+        return self._order is not None and self._order.is_built
+
+    def build_order(self) -> Iterator[None]:
+        """Sort the keys, a few milliseconds at each step; any other call may come between the steps."""
+        self._order = KeyOrder()
+        keys, find = list(self._index.keys), self._index.find
+        yield from self._order.build(key for key in keys if not (find(key) or 0) & index.TOMBSTONE)
+
+    def page(self, start: Key, end: Key | None, limit: int) -> tuple[list[Key], Key | None]:
+        """The next committed keys in order, and where the rest starts; fewer than `limit` where some have expired."""
+        assert self._order is not None
+        keys = self._order.page(start, end, limit)
+        rest = keys[-1] + b"\0" if len(keys) == limit else None
+        if self._expiries.times:
+            self._expiries.advance(self.log.options.now_us())
+            keys = [key for key in keys if key not in self._expiries.due]
+        return keys, rest
+
+    def count(self, start: Key, end: Key | None) -> int:
+        """How many committed keys there are in this range."""
+        if not start and end is None:
+            return len(self)
+        assert self._order is not None
+        self._expiries.advance(self.log.options.now_us())
+        due = sum(1 for key in self._expiries.due if start <= key and (end is None or key < end))
+        return self._order.count(start, end) - due
+
+    # Writes
+
+    def set(self, key: Key, value: Value, expires_us: int = 0) -> None:
         """Stage a write of `value` in the current group."""
-        seq, position = self.log.stage(Kind.SET, key, value, self._newest_seq(key))
-        self._add(key, Pending(self.group, index.pack(seq, position, len(value)), value))
+        if self._expiries.ever:
+            self._log_expiry(key)
+        self._stage_set(key, value, expires_us)
 
     def delete(self, key: Key) -> None:
         """Stage a tombstone in the current group; the caller has made sure that there is something to delete."""
-        seq, position = self.log.stage(Kind.DELETE, key, b"", self._newest_seq(key))
+        self._stage_tombstone(Kind.DELETE, key)
+
+    def batch(self, steps: list[tuple[Key, Value | None, int]]) -> None:
+        """Stage these writes (a value of None deletes the key) so that all of them reach the log or none."""
+        for key, _, _ in steps:
+            self._log_expiry(key)
+        self.log.make_room(sum(HEADER_BYTES + len(key) + len(value or b"") for key, value, _ in steps))
+        for number, (key, value, expires_us) in enumerate(steps):
+            if value is None:
+                self._stage_tombstone(Kind.DELETE, key, number, len(steps))
+            else:
+                self._stage_set(key, value, expires_us, number, len(steps))
+
+    def sweep(self, limit: int) -> int:
+        """Stage an EXPIRED for up to `limit` keys whose time has come; how many there were."""
+        self._expiries.advance(self.log.options.now_us())
+        due = list(islice((key for key in self._expiries.due if key not in self.pending), limit))
+        for key in due:
+            self._stage_tombstone(Kind.EXPIRED, key)
+        return len(due)
+
+    @property
+    def has_expiries(self) -> bool:
+        """Whether there may be something to sweep, some time."""
+        return bool(self._expiries.times)
+
+    def _log_expiry(self, key: Key) -> None:
+        """Before a key that has expired is written anew: replay knows no clock, so the log must say it."""
+        if self._has_expired(key):
+            self._stage_tombstone(Kind.EXPIRED, key)
+
+    def _stage_set(self, key: Key, value: Value, expires_us: int, batch_index: int = 0, batch_count: int = 1) -> None:
+        seq, position = self.log.stage(
+            Kind.SET, key, value, self._newest_seq(key), expires_us, batch_index, batch_count
+        )
+        location = index.pack(seq, position, len(value))
+        if expires_us:
+            location |= index.EXPIRES
+            self._expiries.ever = True
+        self._add(key, Pending(self.group, location, value, expires_us, self.log.last_timestamp_us))
+
+    def _stage_tombstone(self, kind: Kind, key: Key, batch_index: int = 0, batch_count: int = 1) -> None:
+        seq, position = self.log.stage(kind, key, b"", self._newest_seq(key), 0, batch_index, batch_count)
         self._add(key, Pending(self.group, index.pack(seq, position, 0, index.TOMBSTONE), None))
 
     def _newest_seq(self, key: Key) -> int:
@@ -106,6 +248,8 @@ class Store:
     def _add(self, key: Key, pending: Pending) -> None:
         self.pending[key] = pending
         self._writes.append((key, pending))
+
+    # Commits
 
     def take(self) -> Commit | None:
         """The current group, to be committed; None where it is empty or must wait for a Fill."""
@@ -121,13 +265,20 @@ class Store:
         """The commit's job has run: its writes are what reads see from now on."""
         self.log.committed(commit.append)
         for key, pending in commit.writes:
-            self._index.put(key, pending.location)
+            self._index.put(key, pending.location, pending.expires_us)
             if pending.value is None:
                 self._cache.discard(key)
             else:
                 self._cache.put(key, pending.value)
             if self.pending.get(key) is pending:
                 del self.pending[key]
+        if self._order is not None:
+            for key, pending in commit.writes:
+                if pending.value is None:
+                    self._order.discard(key)
+                else:
+                    self._order.add(key)
+        self.settled_group = commit.group
 
     def failed(self, commit: Commit) -> None:
         """The commit's job has failed: its writes, and all that were decided after them, have not happened."""
@@ -139,4 +290,5 @@ class Store:
         self.log.abandon()
         self.pending.clear()
         self._writes.clear()
+        self.settled_group = self.group
         self.group += 1

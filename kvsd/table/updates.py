@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from kvsd.errors import InvalidValue
-from kvsd.table.request import Change, Found
+from kvsd.table.request import Change
 from kvsd.types import Value
 
-Function: TypeAlias = Callable[[Found | None], Change]
+Function: TypeAlias = Callable[[Value | None, int], Change]
 
 MIN_INTEGER: Final = -(1 << 63)
 MAX_INTEGER: Final = (1 << 63) - 1
@@ -26,16 +26,13 @@ def increment(amount: int) -> Function:
     Raises InvalidValue where the value is no such integer, or the sum would be none. The expiry stays.
     """
 
-    def change(found: Found | None) -> Change:
-        old = 0
-        if found is not None:
-            if not _INTEGER.fullmatch(found.value):
-                raise InvalidValue("the value is no integer of 64 bits in decimal digits, so it cannot be counted on")
-            old = int(found.value)
-        total = old + amount
-        if not (MIN_INTEGER <= old <= MAX_INTEGER and MIN_INTEGER <= total <= MAX_INTEGER):
+    def change(value: Value | None, expires_us: int) -> Change:
+        if value is not None and not _INTEGER.fullmatch(value):
+            raise InvalidValue("the value is no integer of 64 bits in decimal digits, so nothing can be added to it")
+        total = amount + (0 if value is None else int(value))
+        if not MIN_INTEGER <= total <= MAX_INTEGER:
             raise InvalidValue("the sum is no integer of 64 bits; nothing was changed")
-        return Change(total, b"%d" % total, _expiry(found))
+        return Change(total, b"%d" % total, expires_us)
 
     return change
 
@@ -46,38 +43,29 @@ def append(suffix: Value, *, max_value_bytes: int) -> Function:
     Raises InvalidValue past `max_value_bytes`.
     """
 
-    def change(found: Found | None) -> Change:
-        value = suffix if found is None else found.value + suffix
-        if len(value) > max_value_bytes:
-            raise InvalidValue(f"the value would have {len(value)} bytes, the limit is {max_value_bytes}")
-        return Change(len(value), value, _expiry(found))
+    def change(value: Value | None, expires_us: int) -> Change:
+        longer = suffix if value is None else value + suffix
+        if len(longer) > max_value_bytes:
+            raise InvalidValue(f"the value would have {len(longer)} bytes, the limit is {max_value_bytes}")
+        return Change(len(longer), longer, expires_us)
 
     return change
 
 
-def replace(value: Value) -> Function:
-    """Store `value`, without an expiry; the result is the old value, or None."""
-
-    def change(found: Found | None) -> Change:
-        return Change(_value(found), value)
-
-    return change
+def replace(new: Value) -> Function:
+    """Store `new`, without an expiry; the result is the old value, or None."""
+    return lambda value, _: Change(value, new)
 
 
-def expire(expires_us: int) -> Function:
+def expire(at_us: int) -> Function:
     """Have the key expire then, microseconds since 1970, 0 never; the result is 1, or 0 where it does not exist."""
 
-    def change(found: Found | None) -> Change:
-        if found is None:
-            return Change(0, None, is_kept=True)
-        return Change(1, found.value, expires_us, is_kept=found.expires_us == expires_us)
+    def change(value: Value | None, expires_us: int) -> Change:
+        return Change(int(value is not None), value, at_us, is_kept=value is None or expires_us == at_us)
 
     return change
 
 
-def _value(found: Found | None) -> Value | None:
-    return None if found is None else found.value
-
-
-def _expiry(found: Found | None) -> int:
-    return 0 if found is None else found.expires_us
+def persist(value: Value | None, expires_us: int) -> Change:
+    """Have the key not expire; the result is 1, or 0 where it has no expiry or does not exist."""
+    return Change(int(expires_us != 0), value, is_kept=not expires_us)

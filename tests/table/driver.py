@@ -89,7 +89,7 @@ class Table:
         if not isinstance(value, Read):
             return value
         try:
-            return value.run()
+            return value.run().value
         finally:
             value.done()
 

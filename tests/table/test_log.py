@@ -247,7 +247,7 @@ def test_a_read_keeps_its_descriptor_while_the_log_closes(tmp_path: Path) -> Non
     read = table.store.get(b"k")
     table.stop()
     assert len(medium.open_files) == 1
-    assert read.run() == b"v"  # type: ignore[union-attr]
+    assert read.run().value == b"v"  # type: ignore[union-attr]
     read.done()  # type: ignore[union-attr]
     assert not medium.open_files
 

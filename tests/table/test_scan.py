@@ -35,7 +35,7 @@ def test_a_record_says_where_its_entry_is(tmp_path: Path) -> None:
     segment.add(b"a", b"1")
     offset = segment.add(b"bb", b"22")
     scan, records = scanned(tmp_path, segment)
-    assert records[1] == (1, b"bb", 2, 1 << 32 | offset, 2)
+    assert records[1] == (1, b"bb", 2, 1 << 46 | offset, 2, 0)
     assert (scan.accepted_to, scan.count, scan.last_seq, scan.digest) == (len(segment.data), 2, 2, segment.digest)
 
 

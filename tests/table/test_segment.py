@@ -94,8 +94,8 @@ def written(tmp_path: Path) -> tuple[FaultyMedium, Segment, int]:
 
 def test_an_entry_is_read_both_ways(written: tuple[FaultyMedium, Segment, int]) -> None:
     _, segment, offset = written
-    assert segment.read(offset, b"key", 2, 5) == b"value"
-    assert segment.read_cached(offset, b"key", 2, 5) == b"value"
+    assert segment.read(offset, b"key", 2, 5).value == b"value"
+    assert segment.read_cached(offset, b"key", 2, 5).value == b"value"
     segment.close()
 
 
@@ -161,7 +161,7 @@ def test_the_descriptor_stays_open_until_the_last_pin_is_gone(written: tuple[Fau
     segment.close()
     segment.close()
     segment.unpin()
-    assert segment.read(offset, b"key", 2, 5) == b"value"
+    assert segment.read(offset, b"key", 2, 5).value == b"value"
     segment.unpin()
     assert not medium.open_files
 

@@ -114,7 +114,7 @@ def test_a_value_comes_from_the_cache_then_from_the_page_cache_then_from_a_worke
     table = Table(medium, medium.root, cache_bytes=1 << 20)
     read = table.store.get(b"k")
     assert isinstance(read, Read)
-    assert (read.run(), read.value_bytes) == (b"v", 1)
+    assert (read.run().value, read.value_bytes) == (b"v", 1)
     read.done()
     table.stop()
     assert not medium.open_files
