@@ -163,8 +163,7 @@ class Store:
     def build_order(self) -> Iterator[None]:
         """Sort the keys, a few milliseconds at each step; any other call may come between the steps."""
         self._order = KeyOrder()
-        keys, find = list(self._index.keys), self._index.find
-        yield from self._order.build(key for key in keys if not (find(key) or 0) & index.TOMBSTONE)
+        yield from self._order.build(self._index.keys, self._index.is_live)
 
     def page(self, start: Key, end: Key | None, limit: int) -> tuple[list[Key], Key | None]:
         """The next committed keys in order, and where the rest starts; fewer than `limit` where some have expired."""
