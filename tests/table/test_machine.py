@@ -1,5 +1,5 @@
-"""A table against a dict: everything that can be asked of it, with clean stops, kills, power cuts, failing calls and the
-passing of time as ordinary steps.
+"""A table against a dict: everything that can be asked of it, with clean stops, kills, power cuts, failing calls and
+the passing of time as ordinary steps.
 
 `KVSD_TEST_EXAMPLES` raises the number of runs.
 """
