@@ -87,6 +87,11 @@ class Index:
         """The newest entry's Location, which may be a tombstone's; None for a key never seen."""
         return self._locations.get(key)
 
+    def is_live(self, key: Key) -> bool:
+        """Whether the newest entry of `key` is a value."""
+        location = self._locations.get(key)
+        return location is not None and not location & TOMBSTONE
+
     def put(self, key: Key, location: Location, expires_us: int = 0) -> None:
         old = self._locations.get(key)
         if old is None:

@@ -98,7 +98,7 @@ class Store:
         `hold` is asked for the value's bytes before anything is read. Raises Busy where it refuses them, and
         CorruptLog where the value's entry is damaged.
         """
-        if self._expiries.ever and self._has_expired(key):
+        if self._expiries.ever and self._is_past(self._expiries.times.get(key, 0)):
             return None
         value = self._cache.get(key)
         if value is not None:
@@ -113,7 +113,7 @@ class Store:
 
     def entry(self, key: Key, hold: Callable[[int], bool]) -> Stored | Read | None:
         """The same with the entry's time, which only the log has."""
-        return None if self._has_expired(key) else self._stored(key, hold)
+        return None if self._is_past(self._expiries.times.get(key, 0)) else self._stored(key, hold)
 
     def _stored(self, key: Key, hold: Callable[[int], bool]) -> Stored | Read | None:
         location = self._index.find(key)
@@ -142,10 +142,10 @@ class Store:
 
     def _has_expired(self, key: Key) -> bool:
         """As all decided writes leave it."""
-        if not self._expiries.ever:
-            return False
-        expires_us = self.expires_us(key)
-        return bool(expires_us) and expires_us <= self.log.options.now_us()
+        return self._expiries.ever and self._is_past(self.expires_us(key))
+
+    def _is_past(self, expires_us: int) -> bool:
+        return expires_us != 0 and expires_us <= self.log.options.now_us()
 
     def describe(self, state: str) -> Status:
         """All of it in figures."""
@@ -170,8 +170,7 @@ class Store:
     def build_order(self) -> Iterator[None]:
         """Sort the keys, a few milliseconds at each step; any other call may come between the steps."""
         self._order = KeyOrder()
-        keys, find = list(self._index.keys), self._index.find
-        yield from self._order.build(key for key in keys if not (find(key) or 0) & index.TOMBSTONE)
+        yield from self._order.build(self._index.keys, self._index.is_live)
 
     def page(self, start: Key, end: Key | None, limit: int) -> tuple[list[Key], Key | None]:
         """The next committed keys in order, and where the rest starts; fewer than `limit` where some have expired."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+from kvsd.errors import CorruptLog, ReadOnly
+from kvsd.table.budget import Budget
 from kvsd.table.log import Log, LogOptions, Read
 from kvsd.table.medium import Medium
+from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations
+from kvsd.table.request import Operation, Origin, Request, Result, Status
 from kvsd.table.segment import parse_name
 from kvsd.table.store import Store
 from kvsd.types import Fsync
@@ -24,6 +30,29 @@ def ticking(start_us: int = START_US) -> Callable[[], int]:
         return now
 
     return tick
+
+
+class Clock:
+    """Stands still unless a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_us = START_US
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+class AlwaysWritable:
+    """A gatekeeper for an actor that is not there."""
+
+    def refusal(self, *, is_deletion: bool) -> ReadOnly | None:
+        return None
+
+    def damaged(self, error: CorruptLog) -> CorruptLog:
+        raise error
+
+    def describe(self) -> Status:
+        raise NotImplementedError
 
 
 class Table:
@@ -44,6 +73,26 @@ class Table:
         self.log = Log(self.directory, options, medium)
         self.store = Store(self.log, cache_bytes=cache_bytes)
         self.store.recover()
+        self._operations = Operations(self.store, AlwaysWritable())
+        self._origin = Origin(Budget(1 << 40))
+
+    def decide(self, operation: Operation) -> Result:
+        """What the actor would answer; what is decided still has to be committed. Raises the OSError of a commit."""
+        request = Request([operation], self._origin, cast("asyncio.Future[list[Result]]", None))
+        while (need := self._operations.run(request)) is not None:
+            match need:
+                case NeedsCommit():
+                    self.commit()
+                case NeedsOrder():
+                    for _ in self.store.build_order():
+                        pass
+                case NeedsValue(read):
+                    request.warm = read.seq, read.run().value
+                    read.done()
+        for _, read, put in request.reads:
+            put(read.run())
+            read.done()
+        return request.results[0]
 
     def set(self, key: bytes, value: bytes) -> None:
         self.store.set(key, value)

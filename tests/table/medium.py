@@ -266,8 +266,7 @@ class FaultyMedium(Medium):
         self.open_files: dict[int, int] = {}
         """Descriptor → file; empty once nothing has leaked."""
         self.reads_cached = True
-        self.room_bytes: int | None = None
-        """What the files may still grow by, or None: enough."""
+        self._room_bytes: int | None = None
         self._found = {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
         self._folders = [str(p.relative_to(root)) for p in sorted(root.rglob("*")) if p.is_dir()]
         self._names = {name: number for number, name in enumerate(self._found)}
@@ -276,6 +275,17 @@ class FaultyMedium(Medium):
         self._gates: dict[Call, Gate] = {}
         self._lock = threading.RLock()
         self._plan: Callable[[Call], OSError | PowerCut | None] = lambda _: None
+
+    @property
+    def room_bytes(self) -> int | None:
+        """What the files may still grow by, or None: enough."""
+        return self._room_bytes
+
+    @room_bytes.setter
+    def room_bytes(self, room_bytes: int | None) -> None:
+        """Under the lock: a worker that is counting down would put its own figure in the place of a test's."""
+        with self._lock:
+            self._room_bytes = room_bytes
 
     # Plans
 

@@ -1,4 +1,5 @@
-"""A table against a dict, with clean stops, kills, power cuts and failing calls as ordinary steps.
+"""A table against a dict: everything that can be asked of it, with clean stops, kills, power cuts, failing calls and
+the passing of time as ordinary steps.
 
 `KVSD_TEST_EXAMPLES` raises the number of runs.
 """
@@ -18,14 +19,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from kvsd.errors import Conflict
+from kvsd.table import updates
+from kvsd.table.request import ABSENT, Batch, Check, Count, Delete, Fetch, Found, Page, Scan, Set, Update
 from kvsd.table.work import is_disk_full
-from tests.table.driver import Table, ticking
+from tests.table.driver import Clock, Table
 from tests.table.medium import FaultyMedium
 
 KEYS = st.sampled_from([b"", b"a", b"b", b"key"])
+TTLS = st.sampled_from([0, 0, 1, 60, 5_000])
 VALUES = st.one_of(st.binary(max_size=40), st.binary(min_size=200, max_size=600))
 
-State = dict[bytes, bytes]
+State = dict[bytes, tuple[bytes, int]]
+"""Values and when they expire."""
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -40,7 +46,9 @@ class TableMachine(RuleBasedStateMachine):
         self.staged: State = {}
         self.later: list[State] = []
         self.broken: OSError | None = None
-        self.now_us = ticking()
+        self.now_us = Clock()
+        self.versions: dict[bytes, int] = {}
+        """The last that was seen of each key, which may have been replaced since."""
         self.highest_seq = 0
 
     @initialize(segment_bytes=st.sampled_from([600, 2_000, 1 << 20]))
@@ -50,8 +58,8 @@ class TableMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.table = Table(self.medium, self.medium.root, segment_bytes=self.segment_bytes, now_us=self.now_us)
-        found = self.table.items()
-        assert found in [self.acknowledged, *self.later]
+        found = self.found()
+        assert found in [self.visible(state) for state in [self.acknowledged, *self.later]]
         self.acknowledged = found
         self.staged, self.later, self.broken = dict(found), [], None
         if self.table.log.is_settled:
@@ -59,19 +67,117 @@ class TableMachine(RuleBasedStateMachine):
         else:
             self.broken = OSError(errno.ENOSPC, "no room to settle")
 
+    def visible(self, state: State) -> State:
+        return {key: held for key, held in state.items() if not 0 < held[1] <= self.now_us.now_us}
+
+    def found(self) -> State:
+        """All that the table holds, each value read from its segment."""
+        return {key: (value, self.table.store._expiries.times.get(key, 0)) for key, value in self.table.items().items()}
+
+    def decided(self, state: State) -> None:
+        """`state` is what the table will be once the writes so far are committed."""
+        self.staged = state
+        self.later.append(state)
+
+    def expiry(self, ttl_us: int) -> int:
+        return self.now_us.now_us + ttl_us if ttl_us else 0
+
     @precondition(lambda self: self.broken is None)
-    @rule(key=KEYS, value=VALUES)
-    def set(self, key: bytes, value: bytes) -> None:
-        self.table.set(key, value)
-        self.staged = self.staged | {key: value}
-        self.later.append(self.staged)
+    @rule(key=KEYS, value=VALUES, ttl_us=TTLS)
+    def set(self, key: bytes, value: bytes, ttl_us: int) -> None:
+        assert self.table.decide(Set(key, value, self.expiry(ttl_us))) is None
+        self.decided(self.staged | {key: (value, self.expiry(ttl_us))})
+
+    @precondition(lambda self: self.broken is None)
+    @rule(key=KEYS, value=VALUES, ask_anew=st.booleans())
+    def set_if_version(self, key: bytes, value: bytes, ask_anew: bool) -> None:
+        now = self.version(key)
+        expected = now if ask_anew else self.versions.get(key, ABSENT)
+        self.versions[key] = now
+        result = self.table.decide(Set(key, value, if_version=expected))
+        if expected == now:
+            assert result is None
+            self.decided(self.staged | {key: (value, 0)})
+        else:
+            assert isinstance(result, Conflict)
+            assert result.version == now
+
+    def version(self, key: bytes) -> int:
+        found = self.table.decide(Fetch(key))
+        if found is None:
+            assert key not in self.visible(self.staged)
+            return ABSENT
+        assert isinstance(found, Found)
+        assert (found.value, found.expires_us) == self.visible(self.staged)[key]
+        return found.version
 
     @precondition(lambda self: self.broken is None)
     @rule(key=KEYS)
     def delete(self, key: bytes) -> None:
-        self.table.delete(key)
-        self.staged = {other: value for other, value in self.staged.items() if other != key}
-        self.later.append(self.staged)
+        old = self.visible(self.staged).get(key)
+        assert self.table.decide(Delete(key)) == (None if old is None else old[0])
+        self.decided({other: held for other, held in self.staged.items() if other != key})
+
+    @precondition(lambda self: self.broken is None)
+    @rule(key=KEYS, suffix=VALUES)
+    def append(self, key: bytes, suffix: bytes) -> None:
+        value, expires_us = self.visible(self.staged).get(key, (b"", 0))
+        longer = value + suffix
+        assert self.table.decide(Update(key, updates.append(suffix, max_value_bytes=1 << 20))) == len(longer)
+        self.decided(self.staged | {key: (longer, expires_us)})
+
+    @precondition(lambda self: self.broken is None)
+    @rule(key=KEYS, ttl_us=TTLS)
+    def expire(self, key: bytes, ttl_us: int) -> None:
+        held = self.visible(self.staged).get(key)
+        assert self.table.decide(Update(key, updates.expire(self.expiry(ttl_us)))) == int(held is not None)
+        if held is not None:
+            self.decided(self.staged | {key: (held[0], self.expiry(ttl_us))})
+
+    @precondition(lambda self: self.broken is None)
+    @rule(steps=st.lists(st.tuples(KEYS, st.none() | VALUES, TTLS), max_size=5), fails=st.booleans())
+    def batch(self, steps: list[tuple[bytes, bytes | None, int]], fails: bool) -> None:
+        operations: list[Set | Delete | Check] = []
+        state = dict(self.staged)
+        for key, value, ttl_us in steps:
+            if value is None:
+                operations.append(Delete(key))
+                state.pop(key, None)
+            else:
+                operations.append(Set(key, value, self.expiry(ttl_us)))
+                state[key] = value, self.expiry(ttl_us)
+        if fails:
+            operations.append(Check(b"key", 1 << 60))
+            assert isinstance(self.table.decide(Batch(tuple(operations))), Conflict)
+        else:
+            assert self.table.decide(Batch(tuple(operations))) is None
+            self.decided(state)
+
+    @precondition(lambda self: self.broken is None)
+    @rule(limit=st.integers(0, 3))
+    def sweep(self, limit: int) -> None:
+        self.table.store.sweep(limit)
+
+    @rule(us=st.sampled_from([1, 50, 1_000]))
+    def wait(self, us: int) -> None:
+        self.now_us.now_us += us
+
+    @precondition(lambda self: self.broken is None)
+    @rule(start=KEYS, end=st.none() | KEYS, limit=st.integers(1, 5))
+    def scan(self, start: bytes, end: bytes | None, limit: int) -> None:
+        self.commit()
+        if self.broken is not None:
+            return
+        keys = sorted(key for key in self.visible(self.acknowledged) if start <= key and (end is None or key < end))
+        assert self.table.decide(Count(start, end)) == len(keys)
+        items: list[tuple[bytes, bytes | None]] = []
+        at: bytes | None = start
+        while at is not None:
+            page = self.table.decide(Scan(at, end, limit, values=True))
+            assert isinstance(page, Page)
+            items += page.items
+            at = page.next
+        assert items == [(key, self.acknowledged[key][0]) for key in keys]
 
     @precondition(lambda self: self.broken is None)
     @rule()
@@ -86,7 +192,7 @@ class TableMachine(RuleBasedStateMachine):
             self.broken = error
             if commit.append.may_have_lost_committed:
                 self.broken = OSError(errno.EIO, "the sync of earlier entries")
-            self.staged = dict(self.acknowledged)
+            self.staged = self.acknowledged
         else:
             self.table.store.committed(commit)
             self.acknowledged, self.later = self.staged, []
@@ -164,8 +270,8 @@ class TableMachine(RuleBasedStateMachine):
     @invariant()
     def reads_see_what_was_acknowledged(self) -> None:
         if hasattr(self, "table"):
-            assert self.table.items() == self.acknowledged
-            assert len(self.table.store) == len(self.acknowledged)
+            assert self.found() == self.visible(self.acknowledged)
+            assert len(self.table.store) == len(self.visible(self.acknowledged))
 
     def teardown(self) -> None:
         self.medium.kill()

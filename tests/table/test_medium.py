@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,26 @@ def test_after_a_power_cut_nothing_happens_any_more(tmp_path: Path) -> None:
             medium.read(fd, 1, 0)
     assert [operation.call for operation in medium.operations] == [Call.CREATE]
     medium.kill()
+
+
+def test_room_that_a_test_makes_while_a_worker_writes_is_not_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medium = FaultyMedium(tmp_path)
+    medium.room_bytes = 1_000
+    fd = medium.open(medium.root / "file", create=True)
+    counting, makes_room = threading.Event(), threading.Thread(target=lambda: setattr(medium, "room_bytes", None))
+    size = FaultyMedium.size
+
+    def slow_size(self: FaultyMedium, fd: int) -> int:
+        if not counting.is_set():
+            counting.set()
+            makes_room.start()
+            makes_room.join(0.05)
+        return size(self, fd)
+
+    monkeypatch.setattr(FaultyMedium, "size", slow_size)
+    medium.write(fd, [b"x" * 10], 0)
+    makes_room.join(20)
+    assert medium.room_bytes is None
+    medium.close(fd)

@@ -31,7 +31,7 @@ from kvsd.table.request import (
     Status,
     Update,
 )
-from tests.table.driver import START_US
+from tests.table.driver import START_US, Clock, Table
 from tests.table.history import recovered
 from tests.table.medium import Call, FaultyMedium
 from tests.table.serving import Serving, Stepped, serving
@@ -43,16 +43,6 @@ COUNT = Count(b"", None)
 @pytest.fixture
 def medium(tmp_path: Path) -> FaultyMedium:
     return FaultyMedium(tmp_path)
-
-
-class Clock:
-    """Stands still unless a test moves it."""
-
-    def __init__(self) -> None:
-        self.now_us = START_US
-
-    def __call__(self) -> int:
-        return self.now_us
 
 
 @pytest.fixture
@@ -255,8 +245,6 @@ async def test_a_batch_that_the_disk_refuses_has_not_happened(medium: FaultyMedi
 
 
 def test_a_batch_that_is_cut_anywhere_is_gone_as_a_whole(medium: FaultyMedium, tmp_path: Path) -> None:
-    from tests.table.driver import Table
-
     table = Table(medium, medium.root)
     table.put(b"a", b"old")
     table.store.batch([(b"a", b"new", 0), (b"b", b"new", 0), (b"a", None, 0), (b"c", b"", 0)])
