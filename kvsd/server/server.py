@@ -175,8 +175,9 @@ class Server:
         pools = Pools(
             commits=ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="kvsd-commit"),
             reads=ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="kvsd-read"),
+            background=ThreadPoolExecutor(1, thread_name_prefix="kvsd-background"),
         )
-        for pool in (pools.commits, pools.reads):
+        for pool in filter(None, (pools.commits, pools.reads, pools.background)):
             self._owned.callback(pool.shutdown)
         started = time.monotonic()
         names = sorted({DEFAULT_TABLE, *directory.tables()})

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from kvsd.errors import CorruptLog, ReadOnly, TableUnavailable
+from kvsd.table.hint_writer import HintWriter
 from kvsd.table.log import Read
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations, deleted_anyway
 from kvsd.table.request import Delete, Mailbox, Request, Status
@@ -62,6 +64,8 @@ class Pools:
 
     commits: Executor
     reads: Executor
+    background: Executor | None = None
+    """Of one thread, for hints; without it none are written."""
 
 
 class TableActor:
@@ -82,6 +86,7 @@ class TableActor:
         self._loop = asyncio.get_running_loop()
         self._current: Request | None = None
         self._operations = Operations(store, self)
+        self._hints = HintWriter(store.log.medium, pools.background, self._hint_failed) if pools.background else None
         self._waiting: defaultdict[int, list[Request]] = defaultdict(list)
         self._blocked: dict[Request, None] = {}
         """Those that cannot be decided to their end yet, in the order in which they came."""
@@ -106,6 +111,7 @@ class TableActor:
 
     async def run(self) -> None:
         """Serve until the mailbox yields None; then commit what is staged, seal the log, and close it."""
+        self._write_hints()
         while not self._stopping:
             request = await self.mailbox.get()
             try:
@@ -121,6 +127,8 @@ class TableActor:
                 timer.cancel()
         if self.state is not State.READ_ONLY and self._resumed and self.unavailable is None:
             await self._finish()
+        if self._hints is not None:
+            await self._loop.run_in_executor(self._pools.commits, self._hints.stop)
         self._store.log.close()
 
     def _serve(self, request: Request | None) -> None:
@@ -138,11 +146,30 @@ class TableActor:
         self._start_commit()
 
     async def _finish(self) -> None:
+        append = self._store.log.finish()
         try:
-            await self._loop.run_in_executor(self._pools.commits, self._store.log.finish().run)
+            await self._loop.run_in_executor(self._pools.commits, append.run)
         except OSError as error:
             # Nothing is lost: recovery does at the next start what failed here.
             self._reporter.warning("the log could not be sealed", table=self.name, error=str(error))
+            return
+        if self._hints is not None:
+            last = self._store.log.directory / append.runs[-1].header.name
+            await self._loop.run_in_executor(self._pools.commits, self._hints.add_last, last, append.runs[-1].end)
+
+    # Hints
+
+    def _write_hints(self) -> None:
+        """For the segments that were sealed since the last call."""
+        if self._hints is not None:
+            self._hints.add(self._store.log.take_unhinted())
+
+    def _hint_failed(self, path: Path, error: Exception) -> None:
+        """On the worker's thread."""
+        if isinstance(error, CorruptLog):
+            self.damaged(error)
+        else:
+            self._reporter.warning("a hint could not be written", table=self.name, path=str(path), error=str(error))
 
     # Requests
 
@@ -311,6 +338,7 @@ class TableActor:
             self._store.failed(commit)  # the failed sync of a Fill may have been the one that concerned this append
             return
         self._store.committed(commit)
+        self._write_hints()
         for request in self._waiting.pop(commit.group, ()):
             request.resolve()
         if self._blocked:
@@ -434,6 +462,7 @@ class TableActor:
         def resumed(_: None) -> None:
             self._committing = False
             self._store.log.resumed(resume)
+            self._write_hints()
             self._resumed = True
             self._answer_anew()
             self._start_commit()

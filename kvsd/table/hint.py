@@ -18,11 +18,11 @@ from zlib import crc32
 
 from kvsd.errors import CorruptLog
 from kvsd.table import index
-from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind
+from kvsd.table.entry import HEADER_BYTES, SEAL_VALUE, TOMBSTONES, Kind
 from kvsd.table.index import Block, Location
 from kvsd.table.medium import Medium
 from kvsd.table.scan import Record, Scan, Seal
-from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader
+from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader
 from kvsd.table.work import ROOM_BYTES
 from kvsd.types import Key
 
@@ -40,6 +40,8 @@ _BLOCK_ENTRIES: Final = 4_096
 _BLOCK_KEY_BYTES: Final = 1 << 20
 _SLICE_ENTRIES: Final = 256
 """Half a millisecond: another thread that wants the interpreter waits no longer."""
+_EMPTY_BYTES: Final = SEGMENT_HEADER_BYTES + HEADER_BYTES + SEAL_VALUE.size
+"""Of a segment that holds nothing but its SEAL."""
 
 
 def path_of(segment: Path) -> Path:
@@ -173,6 +175,8 @@ def write(medium: Medium, path: Path, pause: Callable[[], bool] = lambda: False)
     """
     segment = Segment.open(medium, path)
     try:
+        if medium.size(segment.fd) <= _EMPTY_BYTES:
+            return False
         if medium.free_bytes(path.parent) < medium.size(segment.fd) + ROOM_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path_of(path)))
         return _write(segment, pause)

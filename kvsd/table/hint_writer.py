@@ -39,15 +39,22 @@ class HintWriter:
     def add(self, segments: Iterable[Path]) -> None:
         """These are sealed now."""
         for path in segments:
-            job = self._executor.submit(self._write, path)
+            job = self._executor.submit(self._write_slowly, path)
             self._jobs.add(job)
             job.add_done_callback(self._jobs.discard)
 
-    def _write(self, path: Path) -> None:
-        if self._stopping.is_set():
-            return
+    def add_last(self, path: Path, size_bytes: int) -> None:
+        """The segment of a clean stop: at once, and only if that is quick; else the next start does it."""
+        if size_bytes <= QUICK_BYTES:
+            self._write(path, lambda: False)
+
+    def _write_slowly(self, path: Path) -> None:
+        if not self._stopping.is_set():
+            self._write(path, lambda: self._stopping.wait(_PAUSE_SECONDS))
+
+    def _write(self, path: Path, pause: Callable[[], bool]) -> None:
         try:
-            hint.write(self._medium, path, lambda: self._stopping.wait(_PAUSE_SECONDS))
+            hint.write(self._medium, path, pause)
         except FileNotFoundError:
             pass  # compaction was faster
         except (OSError, KvsdError) as error:
