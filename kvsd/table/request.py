@@ -14,14 +14,14 @@ from typing import Final, TypeAlias
 from kvsd.errors import KvsdError
 from kvsd.table.budget import Budget
 from kvsd.table.log import Read
-from kvsd.types import Key, Value
+from kvsd.types import Key, Value, frozen
 
 
 ABSENT: Final = 0
 """The version of a key without a value: as a condition, it must have none."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Get:
     """The key's value, or None."""
 
@@ -35,7 +35,7 @@ class Fetch:
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Set:
     """Store the value; the result is None.
 
@@ -49,7 +49,7 @@ class Set:
     if_version: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Delete:
     """Remove the key; the result is the value that it had, or None. `if_version` as for a Set."""
 
