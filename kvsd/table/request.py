@@ -16,7 +16,6 @@ from kvsd.table.budget import Budget
 from kvsd.table.log import Read
 from kvsd.types import Key, Value, frozen
 
-
 ABSENT: Final = 0
 """The version of a key without a value: as a condition, it must have none."""
 
