@@ -120,7 +120,9 @@ class Decoder:
     @property
     def buffered_bytes(self) -> int:
         """Bytes received and held that have not been returned as messages."""
-        return self._buffer.held_bytes
+        buffer = self._buffer
+        # Between messages all is in `data`; this is asked for after every read.
+        return len(buffer.data) - buffer.position if self._reading is None else buffer.held_bytes
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take in what has arrived, as a copy unless it is `bytes`; after a ProtocolError it is ignored."""
@@ -198,7 +200,7 @@ class Decoder:
             return None
         buffer.position = end
         if end == len(data):
-            buffer.compact()
+            buffer.data, buffer.position = b"", 0  # a compact, without the 0.1 microseconds of the call
         return message
 
 

@@ -16,6 +16,7 @@ from typing import TypeAlias, assert_never
 
 from kvsd.errors import ProtocolError
 from kvsd.protocol.frames import NULL, Frame, Time, encode_frame, key_frame, parse_number
+from kvsd.types import frozen
 
 PROTOCOL_VERSION = 1
 """What Hello and Welcome name today."""
@@ -58,7 +59,7 @@ class Authenticate:
     password: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Success:
     """A request was carried out; `value` is what a Get found or a Delete removed, else None."""
 
@@ -80,7 +81,7 @@ class Fail:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Set:
     """Store `value` under `key`; answered by Success(None)."""
 
@@ -91,14 +92,14 @@ class Set:
         return f"Set(key={self.key!r}, value={_size(self.value)})"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Get:
     """Read `key`; answered by Success(value), or Success(None) where it is absent."""
 
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Delete:
     """Remove `key`; answered by Success(old value), or Success(None) where it was absent."""
 
