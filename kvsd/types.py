@@ -24,6 +24,12 @@ MAX_KEY_BYTES = 1_024
 MAX_VALUE_BYTES = 10 * 1024 * 1024
 """Default limit of a value; the empty value is allowed."""
 
+MAX_BATCH_STEPS: Final = 1_000
+"""Sets, deletes and conditions in one atomic batch."""
+
+MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+"""Keys and values of one atomic batch."""
+
 LARGEST_VALUE_BYTES: Final = 512 * 1024 * 1024
 """The highest limit of a value that a server can be given: none takes or holds a longer one."""
 

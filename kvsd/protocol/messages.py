@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 from kvsd.errors import ProtocolError
+from kvsd.protocol.engine import EngineMessage, encode_engine
 from kvsd.protocol.frames import NULL, Frame, Time, encode_frame, key_frame, parse_number
 from kvsd.types import frozen
 
@@ -132,7 +133,9 @@ class Unknown:
     type: int
 
 
-Message: TypeAlias = Ping | Authenticate | Success | Fail | Set | Get | Delete | Hello | Welcome | Unknown
+Message: TypeAlias = (
+    Ping | Authenticate | Success | Fail | Set | Get | Delete | Hello | Welcome | Unknown | EngineMessage
+)
 
 
 def encode(message: Message) -> bytes:
@@ -165,7 +168,7 @@ def encode(message: Message) -> bytes:
         case Unknown(unknown_type):
             return _encode(unknown_type)
         case _:
-            assert_never(message)
+            return encode_engine(message)
 
 
 _SUCCESS_NULL = b"*2\r\n#\x03" + NULL

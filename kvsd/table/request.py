@@ -176,8 +176,6 @@ class Status:
 Operation: TypeAlias = Get | Fetch | Set | Delete | Update | Batch | Exists | Scan | Count | Describe
 Result: TypeAlias = Value | int | Found | Page | Status | KvsdError | None
 
-MAX_BATCH_STEPS: Final = 1_000
-MAX_BATCH_BYTES: Final = 16 << 20
 MAX_PAGE_KEYS: Final = 1_000
 
 MAX_OPERATIONS: Final = 1_000
