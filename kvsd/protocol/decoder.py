@@ -37,7 +37,7 @@ from kvsd.protocol.messages import (
 from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS, MAX_KEY_BYTES, MAX_VALUE_BYTES
 
 _KNOWN_TYPES = frozenset(MessageType) | frozenset(EngineType)
-_KEY_AT: dict[int, int] = {**dict.fromkeys(KEYED_TYPES, 0), **KEY_AT}
+_KEY_AT: dict[int, int] = {int(number): at for number, at in (dict.fromkeys(KEYED_TYPES, 0) | KEY_AT).items()}
 """Type → which of its frames is a key."""
 
 MAX_BATCH_FRAMES = 3 + 5 * MAX_BATCH_STEPS

@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from kvsd.errors import KvsdError
-from kvsd.protocol.messages import Fail, encode, encode_success
+from kvsd.protocol.messages import encode_success
+from kvsd.server.translation import encode_result
 from kvsd.table.budget import Budget, out_of_memory
 from kvsd.table.request import FREE_BYTES, Mailbox, Operation, Origin, Request
 
@@ -102,7 +103,7 @@ class Replies:
 
     def fail(self, error: KvsdError, count: int = 1) -> None:
         """Say `error` to `count` requests."""
-        self.say(_fail(error) * count)
+        self.say(encode_result(error) * count)
 
     def ask(self, mailbox: Mailbox, operations: Sequence[Operation], value_bytes: int) -> None:
         """Pass `operations`, which carry `value_bytes`, to a table as one Request; the results take their turn."""
@@ -131,7 +132,7 @@ class Replies:
             elif turn.future.done():
                 results = turn.future.result()
                 parts += [
-                    encode_success(result) if result is None or type(result) is bytes else _fail(result)
+                    encode_success(result) if result is None or type(result) is bytes else encode_result(result)
                     for result in results
                 ]
                 held_bytes += turn.held_bytes
@@ -219,8 +220,3 @@ class Replies:
 
 def _is_back(turn: _Turn) -> bool:
     return isinstance(turn, bytearray) or turn.future.done()
-
-
-def _fail(error: object) -> bytes:
-    assert isinstance(error, KvsdError)
-    return encode(Fail(error.code, str(error)))

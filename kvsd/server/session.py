@@ -10,19 +10,29 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from structlog.typing import FilteringBoundLogger
 
-from kvsd.errors import AuthenticationError, Busy, InternalError, KvsdError, ProtocolError, UnexpectedMessage
-from kvsd.protocol import messages
+from kvsd.errors import (
+    AuthenticationError,
+    Busy,
+    InternalError,
+    KvsdError,
+    ProtocolError,
+    RequestError,
+    TableNotFound,
+    UnexpectedMessage,
+)
+from kvsd.protocol import engine, messages
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
 from kvsd.protocol.frames import Time
 from kvsd.protocol.messages import Message, encode, encode_success
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
+from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
 from kvsd.server.replies import Replies
+from kvsd.server.translation import operation_of, value_bytes_of
 from kvsd.table import request
 from kvsd.table.budget import Budget, out_of_memory
 from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation
@@ -51,6 +61,11 @@ class Services:
     read_buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BUFFER_BYTES)))
 
 
+class _Asked(NamedTuple):
+    mailbox: Mailbox | KvsdError
+    operation: Operation
+
+
 class Session(Connection):
     """A BufferedProtocol, since streams cost 15 to 40 %, and a plain Protocol under uvloop and TLS two thirds."""
 
@@ -62,6 +77,7 @@ class Session(Connection):
         self._read_buffer = services.read_buffer[: BEFORE_AUTHENTICATION.message_bytes]
         self._replies = Replies(services.budget, self._progressed)
         self._principal: Principal | None = None
+        self._table = DEFAULT_TABLE
         self._mailbox: Mailbox | KvsdError
         self._transport: asyncio.Transport
         self._login: asyncio.Task[None] | None = None
@@ -233,14 +249,61 @@ class Session(Connection):
                     case None:
                         return
                     case _:
+                        asked = self._translate(message)
+                        if isinstance(asked, _Asked) and asked.mailbox is self._mailbox:
+                            operations.append(asked.operation)
+                            value_bytes += value_bytes_of(asked.operation)
+                            continue
                         run, run_bytes, operations, value_bytes = operations, value_bytes, [], 0
-                        self._ask(run, run_bytes)
-                        self._answer(message)
+                        self._ask(self._mailbox, run, run_bytes)
+                        if isinstance(asked, _Asked):
+                            self._ask(asked.mailbox, [asked.operation], value_bytes_of(asked.operation))
+                        else:
+                            self._answer(asked)
                         if self._replies.is_held_up:
                             break
             self._behind = True
         finally:
-            self._ask(operations, value_bytes)
+            self._ask(self._mailbox, operations, value_bytes)
+
+    def _translate(self, message: Message | Refused) -> _Asked | Message | Refused:
+        """What an engine message asks of which table; the message itself where it asks nothing of a table."""
+        match message:
+            case (
+                engine.Read()
+                | engine.Fetch()
+                | engine.Store()
+                | engine.Remove()
+                | engine.Update()
+                | engine.Batch()
+                | engine.Exists()
+                | engine.Count()
+                | engine.Scan()
+            ):
+                try:
+                    operation = operation_of(message, self._services.limits, time.time_ns() // 1000)
+                    return _Asked(self._mailbox_of(message.namespace, message.table), operation)
+                except RequestError as error:
+                    return Refused(error)
+            case _:
+                return message
+
+    def _mailbox_of(self, namespace: str | None, table: str | None) -> Mailbox | KvsdError:
+        """The mailbox of a table; what is None is the session's."""
+        if namespace is None and table is None:
+            return self._mailbox
+        assert self._principal is not None
+        name = TableName(namespace or self._table.namespace, table or self._table.table)
+        return self._services.dispatcher.mailbox(self._principal, name)
+
+    def _use(self, name: TableName) -> KvsdError | None:
+        """Make `name` the session's table; the error where there is none."""
+        assert self._principal is not None
+        mailbox = self._services.dispatcher.mailbox(self._principal, name)
+        if isinstance(mailbox, TableNotFound):
+            return mailbox
+        self._table, self._mailbox = name, mailbox
+        return None
 
     def _answer(self, message: Message | Refused) -> None:
         """Reply to what needs no table."""
@@ -251,17 +314,23 @@ class Session(Connection):
                 self._replies.say(encode(messages.Ping(message.client_time, Time(time.time_ns()))))
             case messages.Hello():
                 self._replies.say(encode(messages.Welcome(min(message.version, messages.PROTOCOL_VERSION), ())))
+            case engine.Use(namespace, table):
+                error = self._use(TableName(namespace, table))
+                if error is None:
+                    self._replies.say(encode_success(None))
+                else:
+                    self._replies.fail(error)
             case _:
                 self._replies.fail(UnexpectedMessage(f"{type(message).__name__} is not expected here"))
 
-    def _ask(self, operations: Sequence[Operation], value_bytes: int) -> None:
-        """Pass `operations`, which carry `value_bytes`, to the table as one Request."""
+    def _ask(self, mailbox: Mailbox | KvsdError, operations: Sequence[Operation], value_bytes: int) -> None:
+        """Pass `operations`, which carry `value_bytes`, to a table as one Request."""
         if not operations:
             return
-        if isinstance(self._mailbox, KvsdError):
-            self._replies.fail(self._mailbox, len(operations))
+        if isinstance(mailbox, KvsdError):
+            self._replies.fail(mailbox, len(operations))
             return
-        self._replies.ask(self._mailbox, operations, value_bytes)
+        self._replies.ask(mailbox, operations, value_bytes)
 
     def _hold_input(self) -> None:
         """Count a half-received value; where the budget has no room, its bytes are dropped and it is refused."""
