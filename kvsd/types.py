@@ -6,11 +6,18 @@ Owns: what these are, and the conversion of what a caller passes. Imports nothin
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar, dataclass_transform
+
+T = TypeVar("T")
 
 Key: TypeAlias = bytes
 Value: TypeAlias = bytes
+
+Duration: TypeAlias = float | timedelta
+"""Seconds, or a timedelta."""
 
 KeyLike: TypeAlias = str | bytes
 ValueLike: TypeAlias = str | bytes | bytearray | memoryview
@@ -21,11 +28,39 @@ MAX_KEY_BYTES = 1_024
 MAX_VALUE_BYTES = 10 * 1024 * 1024
 """Default limit of a value; the empty value is allowed."""
 
+MAX_BATCH_STEPS: Final = 1_000
+"""Sets, deletes and conditions in one atomic batch."""
+
+MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+"""Keys and values of one atomic batch."""
+
 LARGEST_VALUE_BYTES: Final = 512 * 1024 * 1024
 """The highest limit of a value that a server can be given: none takes or holds a longer one."""
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """What namespaces and tables may be called: each is a folder's name, and a part of an address."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def frozen(cls: type[T]) -> type[T]:
+    """A dataclass with slots that the type checker keeps frozen, for what is made with every request.
+
+    Frozen at run time, too, one with a field takes 0.29 microseconds to make instead of 0.16, one with four 0.75
+    instead of 0.19.
+    """
+    return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+class Entry(NamedTuple):
+    """A value with all that is known of it; times are UTC."""
+
+    value: bytes
+    version: int
+    """Rises with every write to the table."""
+    timestamp: datetime
+    """When it was written."""
+    expires_at: datetime | None
+    """None: never."""
 
 
 class Address(NamedTuple):

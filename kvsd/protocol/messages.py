@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TypeAlias, assert_never
+from typing import TypeAlias
 
 from kvsd.errors import ProtocolError
+from kvsd.protocol.engine import EngineMessage, encode_engine
 from kvsd.protocol.frames import NULL, Frame, Time, encode_frame, key_frame, parse_number
+from kvsd.types import frozen
 
 PROTOCOL_VERSION = 1
 """What Hello and Welcome name today."""
@@ -58,7 +60,7 @@ class Authenticate:
     password: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Success:
     """A request was carried out; `value` is what a Get found or a Delete removed, else None."""
 
@@ -80,7 +82,7 @@ class Fail:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Set:
     """Store `value` under `key`; answered by Success(None)."""
 
@@ -91,14 +93,14 @@ class Set:
         return f"Set(key={self.key!r}, value={_size(self.value)})"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Get:
     """Read `key`; answered by Success(value), or Success(None) where it is absent."""
 
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Delete:
     """Remove `key`; answered by Success(old value), or Success(None) where it was absent."""
 
@@ -131,7 +133,9 @@ class Unknown:
     type: int
 
 
-Message: TypeAlias = Ping | Authenticate | Success | Fail | Set | Get | Delete | Hello | Welcome | Unknown
+Message: TypeAlias = (
+    Ping | Authenticate | Success | Fail | Set | Get | Delete | Hello | Welcome | Unknown | EngineMessage
+)
 
 
 def encode(message: Message) -> bytes:
@@ -164,7 +168,7 @@ def encode(message: Message) -> bytes:
         case Unknown(unknown_type):
             return _encode(unknown_type)
         case _:
-            assert_never(message)
+            return encode_engine(message)
 
 
 _SUCCESS_NULL = b"*2\r\n#\x03" + NULL

@@ -10,12 +10,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 from kvsd.errors import KvsdError
-from kvsd.protocol.messages import Fail, encode, encode_success
+from kvsd.protocol.messages import encode_success
+from kvsd.server.translation import encode_result
 from kvsd.table.budget import Budget, out_of_memory
-from kvsd.table.request import FREE_BYTES, Mailbox, Operation, Origin, Request, Result
+from kvsd.table.request import FREE_BYTES, Mailbox, Operation, Origin, Request
 
 MAX_TURNS: Final = 4
 """Stretches of messages whose replies are outstanding; then nothing is taken from the peer until some have left."""
@@ -28,21 +29,17 @@ _WRITE_BYTES: Final = 64 << 10
 what the budget does not see."""
 
 
-class _Turn:
-    """The replies to a stretch of messages, and what they keep of the budget until they have left."""
+class _Asked(Request):
+    """A Request in its turn, with where it goes and what its operations keep of the budget until it is answered."""
 
-    __slots__ = ("held_bytes", "mailbox", "reply", "request")
+    __slots__ = ("asked_bytes", "mailbox")
 
-    def __init__(self, request: Request | None = None, mailbox: Mailbox | None = None, held_bytes: int = 0) -> None:
-        self.request = request
-        self.mailbox = mailbox
-        self.reply = bytearray()
-        """Without a request: what is said instead."""
-        self.held_bytes = held_bytes
+    mailbox: Mailbox
+    asked_bytes: int
 
-    @property
-    def is_back(self) -> bool:
-        return self.request is None or self.request.future.done()
+
+_Turn: TypeAlias = _Asked | bytearray
+"""A bytearray is what is said without asking."""
 
 
 class Replies:
@@ -52,13 +49,15 @@ class Replies:
         self.turns: deque[_Turn] = deque()
         self.is_paused = False
         """The peer does not take what is written."""
+        self.is_due = False
+        """Something was said that no `send` has looked at."""
         self._budget = budget
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
         self._origin = Origin(budget)
         self._transport: asyncio.Transport | None = None
         self._putting: asyncio.Task[None] | None = None
-        self._unput: deque[_Turn] = deque()
+        self._unput: deque[_Asked] = deque()
         self._unsent = memoryview(b"")
         """What the transport has not taken yet."""
         self._unsent_held_bytes = 0
@@ -69,11 +68,6 @@ class Replies:
     def is_held_up(self) -> bool:
         """Whether nothing more should be asked before some replies have left."""
         return self.is_paused or self._origin.is_cut or self._putting is not None or len(self.turns) >= MAX_TURNS
-
-    @property
-    def is_due(self) -> bool:
-        """Whether `send` has something to write."""
-        return bool(self.turns) and self.turns[0].is_back
 
     @property
     def unsent_bytes(self) -> int:
@@ -91,56 +85,64 @@ class Replies:
             self._putting.cancel()
         self._budget.release(self._unsent_held_bytes)
         for turn in self.turns:
-            self._budget.release(turn.held_bytes)
-            if turn.request is not None and not turn.request.future.cancel():
-                self._budget.release(turn.request.held_bytes)
+            if isinstance(turn, bytearray):
+                continue
+            self._budget.release(turn.asked_bytes)
+            if not turn.future.cancel():
+                self._budget.release(turn.held_bytes)
         self.turns.clear()
 
     def say(self, reply: bytes) -> None:
         """Give `reply` its turn behind all that are owed; `send` sends it."""
-        if not self.turns or self.turns[-1].request is not None:
-            self.turns.append(_Turn())
-        self.turns[-1].reply += reply
+        last = self.turns[-1] if self.turns else None
+        if isinstance(last, bytearray):
+            last += reply
+        else:
+            self.turns.append(bytearray(reply))
+        self.is_due = True
 
     def fail(self, error: KvsdError, count: int = 1) -> None:
         """Say `error` to `count` requests."""
-        self.say(_fail(error) * count)
+        self.say(encode_result(error) * count)
 
     def ask(self, mailbox: Mailbox, operations: Sequence[Operation], value_bytes: int) -> None:
         """Pass `operations`, which carry `value_bytes`, to a table as one Request; the results take their turn."""
-        held_bytes = _OPERATION_BYTES * len(operations) + value_bytes
-        if held_bytes <= FREE_BYTES:
-            held_bytes = 0
-        elif not self._budget.hold(held_bytes):
+        asked_bytes = _OPERATION_BYTES * len(operations) + value_bytes
+        if asked_bytes <= FREE_BYTES:
+            asked_bytes = 0
+        elif not self._budget.hold(asked_bytes):
             self.fail(out_of_memory(), len(operations))
             return
-        turn = _Turn(self._request(operations), mailbox, held_bytes)
-        self.turns.append(turn)
-        self._put(turn)
+        asked = self._request(operations, mailbox, asked_bytes)
+        self.turns.append(asked)
+        self._put(asked)
 
     def send(self, _: object = None) -> None:
         """Write all replies whose turn has come, with one write."""
         if self.is_paused or self._transport is None or self._transport.is_closing():
             return
+        self.is_due = False
         turns = self.turns
         parts: list[bytes | bytearray] = []
         held_bytes = 0
         while turns:
             turn = turns[0]
-            asked = turn.request
-            if asked is None:
-                parts.append(turn.reply)
-            elif asked.future.done():
-                results = asked.future.result()
-                parts += [_encode_result(result) for result in results]
-                held_bytes += asked.held_bytes
-                if len(results) < len(asked.operations):
-                    turn.request = self._request(asked.operations[len(results) :])
+            if isinstance(turn, bytearray):
+                parts.append(turn)
+            elif turn.future.done():
+                results = turn.future.result()
+                parts += [
+                    encode_success(result) if result is None or type(result) is bytes else encode_result(result)
+                    for result in results
+                ]
+                held_bytes += turn.held_bytes
+                if len(results) < len(turn.operations):
+                    turns[0] = self._request(turn.operations[len(results) :], turn.mailbox, turn.asked_bytes)
                     self._rest_is_due = True
                     break
+                held_bytes += turn.asked_bytes
             else:
                 break
-            held_bytes += turn.held_bytes
             turns.popleft()
         if parts:
             self._write(self._transport, parts[0] if len(parts) == 1 else b"".join(parts), held_bytes)
@@ -158,28 +160,28 @@ class Replies:
             self._write_unsent(self._transport)
             self.send()
 
-    def _request(self, operations: Sequence[Operation]) -> Request:
-        return Request(operations, self._origin, self._loop.create_future())
+    def _request(self, operations: Sequence[Operation], mailbox: Mailbox, asked_bytes: int) -> _Asked:
+        asked = _Asked(operations, self._origin, self._loop.create_future())
+        asked.mailbox = mailbox
+        asked.asked_bytes = asked_bytes
+        return asked
 
-    def _put(self, turn: _Turn) -> None:
-        assert turn.request is not None
-        assert turn.mailbox is not None
-        turn.request.future.add_done_callback(self.send)
+    def _put(self, asked: _Asked) -> None:
+        asked.future.add_done_callback(self.send)
         if self._putting is None:
             try:
-                turn.mailbox.put_nowait(turn.request)
+                asked.mailbox.put_nowait(asked)
             except asyncio.QueueFull:
                 self._putting = self._loop.create_task(self._put_waiting())
             else:
                 return
-        self._unput.append(turn)
+        self._unput.append(asked)
 
     async def _put_waiting(self) -> None:
         """A mailbox is full: wait for room, while nothing is read from this peer."""
         while self._unput:
-            turn = self._unput[0]
-            assert turn.mailbox is not None
-            await turn.mailbox.put(turn.request)
+            asked = self._unput[0]
+            await asked.mailbox.put(asked)
             self._unput.popleft()
         self._putting = None
         self._on_progress()
@@ -190,7 +192,8 @@ class Replies:
             transport.write(reply)
         else:
             self._unsent = memoryview(reply)
-        self._write_unsent(transport)
+        if held_bytes or self._unsent:
+            self._write_unsent(transport)
 
     def _write_unsent(self, transport: asyncio.Transport) -> None:
         while self._unsent and not self.is_paused:
@@ -202,24 +205,18 @@ class Replies:
 
     def _ask_again(self) -> None:
         """After a Request was cut: ask for the rest once what came has been written and all behind it is back."""
-        if self.is_paused or not all(turn.is_back for turn in islice(self.turns, 1, None)):
+        if self.is_paused or not all(_is_back(turn) for turn in islice(self.turns, 1, None)):
             return
         self._rest_is_due = self._origin.is_cut = False
-        for turn in self.turns:
-            asked = turn.request
-            if asked is None:
+        for place, turn in enumerate(self.turns):
+            if isinstance(turn, bytearray):
                 continue
-            if not asked.future.done():
+            if not turn.future.done():
                 self._put(turn)
-            elif not asked.results:
-                turn.request = self._request(asked.operations)
-                self._put(turn)
+            elif not turn.results:
+                self.turns[place] = anew = self._request(turn.operations, turn.mailbox, turn.asked_bytes)
+                self._put(anew)
 
 
-def _encode_result(result: Result) -> bytes:
-    return encode_success(result) if result is None or type(result) is bytes else _fail(result)
-
-
-def _fail(error: object) -> bytes:
-    assert isinstance(error, KvsdError)
-    return encode(Fail(error.code, str(error)))
+def _is_back(turn: _Turn) -> bool:
+    return isinstance(turn, bytearray) or turn.future.done()

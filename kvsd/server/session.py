@@ -10,19 +10,29 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from structlog.typing import FilteringBoundLogger
 
-from kvsd.errors import AuthenticationError, Busy, InternalError, KvsdError, ProtocolError, UnexpectedMessage
-from kvsd.protocol import messages
+from kvsd.errors import (
+    AuthenticationError,
+    Busy,
+    InternalError,
+    KvsdError,
+    ProtocolError,
+    RequestError,
+    TableNotFound,
+    UnexpectedMessage,
+)
+from kvsd.protocol import engine, messages
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
 from kvsd.protocol.frames import Time
 from kvsd.protocol.messages import Message, encode, encode_success
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
+from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
 from kvsd.server.replies import Replies
+from kvsd.server.translation import operation_of, value_bytes_of
 from kvsd.table import request
 from kvsd.table.budget import Budget, out_of_memory
 from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation
@@ -51,6 +61,11 @@ class Services:
     read_buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BUFFER_BYTES)))
 
 
+class _Asked(NamedTuple):
+    mailbox: Mailbox | KvsdError
+    operation: Operation
+
+
 class Session(Connection):
     """A BufferedProtocol, since streams cost 15 to 40 %, and a plain Protocol under uvloop and TLS two thirds."""
 
@@ -59,8 +74,10 @@ class Session(Connection):
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._decoder = Decoder(BEFORE_AUTHENTICATION)
-        self._replies = Replies(services.budget, self._go_on)
+        self._read_buffer = services.read_buffer[: BEFORE_AUTHENTICATION.message_bytes]
+        self._replies = Replies(services.budget, self._progressed)
         self._principal: Principal | None = None
+        self._table = DEFAULT_TABLE
         self._mailbox: Mailbox | KvsdError
         self._transport: asyncio.Transport
         self._login: asyncio.Task[None] | None = None
@@ -86,14 +103,13 @@ class Session(Connection):
         self._set_timer(self._services.authenticate_timeout_seconds, self._refuse_late)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        buffer = self._services.read_buffer
-        return buffer if self._principal is not None else buffer[: BEFORE_AUTHENTICATION.message_bytes]
+        return self._read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._ending:
             return
         self._last_read = self._loop.time()
-        self._decoder.feed(self._services.read_buffer[:nbytes])
+        self._decoder.feed(self._read_buffer[:nbytes])
         self._take_messages()
 
     def eof_received(self) -> bool:
@@ -109,6 +125,7 @@ class Session(Connection):
     def pause_writing(self) -> None:
         self._replies.pause()
         self._watch_writing()
+        self._go_on()
 
     def resume_writing(self) -> None:
         if not self._transport.is_closing():
@@ -179,6 +196,7 @@ class Session(Connection):
         self._principal = principal
         self._mailbox = self._services.dispatcher.mailbox(principal, DEFAULT_TABLE)
         self._decoder.limits = self._services.limits
+        self._read_buffer = self._services.read_buffer
         # Not 0: behind TLS that asks for a pause when nothing is unsent.
         self._transport.set_write_buffer_limits(high=1, low=0)
         self._watch_idleness()
@@ -195,7 +213,6 @@ class Session(Connection):
         """Start on what has arrived, as far as there is room: one Request for each run of table operations."""
         self._taking = None
         self._behind = False
-        is_large = self._decoder.buffered_bytes > FREE_BYTES
         if self._input_held_bytes:
             self._services.budget.release(self._input_held_bytes)
             self._input_held_bytes = 0
@@ -203,22 +220,21 @@ class Session(Connection):
             if self._principal is None:
                 self._take_credentials()
             if self._principal is not None:
-                self._take_operations(is_large=is_large)
+                self._take_operations()
+            if self._decoder.buffered_bytes > FREE_BYTES:
+                self._hold_input()
         except ProtocolError as error:
             self._end_with(error)
         except Exception as error:
             self._end_with_fault(error)
-        else:
-            if is_large:
-                self._hold_input()
         if self._replies.is_due:
             self._replies.send()
-        else:
-            self._go_on()
+        self._go_on()
 
-    def _take_operations(self, *, is_large: bool) -> None:
+    def _take_operations(self) -> None:
         """Take a bounded number of messages: others have their turn before the rest is looked at."""
         operations: list[Operation] = []
+        value_bytes = 0
         try:
             for _ in range(MAX_OPERATIONS):
                 message = self._decoder.next_message()
@@ -227,19 +243,67 @@ class Session(Connection):
                         operations.append(request.Get(message.key))
                     case messages.Set():
                         operations.append(request.Set(message.key, message.value))
+                        value_bytes += len(message.value)
                     case messages.Delete():
                         operations.append(request.Delete(message.key))
                     case None:
                         return
                     case _:
-                        run, operations = operations, []
-                        self._ask(run, is_large=is_large)
-                        self._answer(message)
+                        asked = self._translate(message)
+                        if isinstance(asked, _Asked) and asked.mailbox is self._mailbox:
+                            operations.append(asked.operation)
+                            value_bytes += value_bytes_of(asked.operation)
+                            continue
+                        run, run_bytes, operations, value_bytes = operations, value_bytes, [], 0
+                        self._ask(self._mailbox, run, run_bytes)
+                        if isinstance(asked, _Asked):
+                            self._ask(asked.mailbox, [asked.operation], value_bytes_of(asked.operation))
+                        else:
+                            self._answer(asked)
                         if self._replies.is_held_up:
                             break
             self._behind = True
         finally:
-            self._ask(operations, is_large=is_large)
+            self._ask(self._mailbox, operations, value_bytes)
+
+    def _translate(self, message: Message | Refused) -> _Asked | Message | Refused:
+        """What an engine message asks of which table; the message itself where it asks nothing of a table."""
+        match message:
+            case (
+                engine.Read()
+                | engine.Fetch()
+                | engine.Store()
+                | engine.Remove()
+                | engine.Update()
+                | engine.Batch()
+                | engine.Exists()
+                | engine.Count()
+                | engine.Scan()
+            ):
+                try:
+                    operation = operation_of(message, self._services.limits, time.time_ns() // 1000)
+                    return _Asked(self._mailbox_of(message.namespace, message.table), operation)
+                except RequestError as error:
+                    return Refused(error)
+            case _:
+                return message
+
+    def _mailbox_of(self, namespace: str | None, table: str | None) -> Mailbox | KvsdError:
+        """The mailbox of a table; what is None is the session's."""
+        if namespace is None and table is None:
+            return self._mailbox
+        assert self._principal is not None
+        name = TableName(namespace or self._table.namespace, table or self._table.table)
+        return self._services.dispatcher.mailbox(self._principal, name)
+
+    def _use(self, name: TableName) -> KvsdError | None:
+        """Make `name` the session's table; the error where there is none."""
+        assert self._principal is not None
+        mailbox = self._services.dispatcher.mailbox(self._principal, name)
+        if isinstance(mailbox, TableNotFound):
+            return mailbox
+        self._table, self._mailbox = name, mailbox
+        return None
 
     def _answer(self, message: Message | Refused) -> None:
         """Reply to what needs no table."""
@@ -250,26 +314,27 @@ class Session(Connection):
                 self._replies.say(encode(messages.Ping(message.client_time, Time(time.time_ns()))))
             case messages.Hello():
                 self._replies.say(encode(messages.Welcome(min(message.version, messages.PROTOCOL_VERSION), ())))
+            case engine.Use(namespace, table):
+                error = self._use(TableName(namespace, table))
+                if error is None:
+                    self._replies.say(encode_success(None))
+                else:
+                    self._replies.fail(error)
             case _:
                 self._replies.fail(UnexpectedMessage(f"{type(message).__name__} is not expected here"))
 
-    def _ask(self, operations: Sequence[Operation], *, is_large: bool) -> None:
-        """Pass `operations` to the table as one Request."""
+    def _ask(self, mailbox: Mailbox | KvsdError, operations: Sequence[Operation], value_bytes: int) -> None:
+        """Pass `operations`, which carry `value_bytes`, to a table as one Request."""
         if not operations:
             return
-        if isinstance(self._mailbox, KvsdError):
-            self._replies.fail(self._mailbox, len(operations))
+        if isinstance(mailbox, KvsdError):
+            self._replies.fail(mailbox, len(operations))
             return
-        value_bytes = 0
-        if is_large:
-            value_bytes = sum(len(operation.value) for operation in operations if isinstance(operation, request.Set))
-        self._replies.ask(self._mailbox, operations, value_bytes)
+        self._replies.ask(mailbox, operations, value_bytes)
 
     def _hold_input(self) -> None:
         """Count a half-received value; where the budget has no room, its bytes are dropped and it is refused."""
         unread_bytes = self._decoder.buffered_bytes - FREE_BYTES
-        if unread_bytes <= 0:
-            return
         if self._services.budget.hold(unread_bytes):
             self._input_held_bytes = unread_bytes
             return
@@ -279,6 +344,11 @@ class Session(Connection):
             self._end_with(out_of_memory())
 
     # Waiting and ending
+
+    def _progressed(self) -> None:
+        """Some replies have left. Nothing waits for that unless reading is paused or the end is near."""
+        if self._reading_paused or self._ending:
+            self._go_on()
 
     def _go_on(self) -> None:
         """Something may have become possible: taking what is held, reading, or closing."""

@@ -15,8 +15,6 @@ from kvsd.table.budget import out_of_memory
 from kvsd.table.log import Read
 from kvsd.table.request import (
     ABSENT,
-    MAX_BATCH_BYTES,
-    MAX_BATCH_STEPS,
     MAX_OPERATIONS,
     MAX_PAGE_KEYS,
     MAX_REPLY_BYTES,
@@ -40,7 +38,7 @@ from kvsd.table.request import (
 )
 from kvsd.table.segment import Stored
 from kvsd.table.store import Store
-from kvsd.types import Key, Value
+from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS, Key, Value
 
 
 @dataclass(frozen=True, slots=True)

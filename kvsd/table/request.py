@@ -16,13 +16,13 @@ from kvsd.errors import CorruptLog, KvsdError
 from kvsd.table.budget import Budget
 from kvsd.table.log import Read
 from kvsd.table.segment import Stored
-from kvsd.types import Key, Value
+from kvsd.types import Key, Value, frozen
 
 ABSENT: Final = 0
 """The version of a key without a value: as a condition, it must have none."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Get:
     """The key's value, or None."""
 
@@ -36,7 +36,7 @@ class Fetch:
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Set:
     """Store the value; the result is None.
 
@@ -50,7 +50,7 @@ class Set:
     if_version: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Delete:
     """Remove the key; the result is the value that it had, or None. `if_version` as for a Set."""
 
@@ -176,8 +176,6 @@ class Status:
 Operation: TypeAlias = Get | Fetch | Set | Delete | Update | Batch | Exists | Scan | Count | Describe
 Result: TypeAlias = Value | int | Found | Page | Status | KvsdError | None
 
-MAX_BATCH_STEPS: Final = 1_000
-MAX_BATCH_BYTES: Final = 16 << 20
 MAX_PAGE_KEYS: Final = 1_000
 
 MAX_OPERATIONS: Final = 1_000

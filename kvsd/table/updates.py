@@ -20,6 +20,11 @@ MAX_INTEGER: Final = (1 << 63) - 1
 _INTEGER: Final = re.compile(rb"-?(?:0|[1-9][0-9]{0,18})")
 
 
+def is_integer(value: Value) -> bool:
+    """Whether these are the decimal digits of an integer of 64 bits with its sign."""
+    return _INTEGER.fullmatch(value) is not None and MIN_INTEGER <= int(value) <= MAX_INTEGER
+
+
 def increment(amount: int) -> Function:
     """Add `amount` to a decimal integer of 64 bits with its sign, 0 where there is none; the result is the sum.
 
@@ -27,7 +32,7 @@ def increment(amount: int) -> Function:
     """
 
     def change(value: Value | None, expires_us: int) -> Change:
-        if value is not None and not _INTEGER.fullmatch(value):
+        if value is not None and not is_integer(value):
             raise InvalidValue("the value is no integer of 64 bits in decimal digits, so nothing can be added to it")
         total = amount + (0 if value is None else int(value))
         if not MIN_INTEGER <= total <= MAX_INTEGER:

@@ -622,7 +622,7 @@ async def test_many_waiting_operations_are_counted_although_they_have_no_values(
     await until(lambda: len(conversation._replies.turns) >= 4, "too little was taken")
     for _ in range(100):
         await asyncio.sleep(0)
-    taken = sum(len(turn.request.operations) for turn in conversation._replies.turns)
+    taken = sum(len(turn.operations) for turn in conversation._replies.turns)
     assert taken <= 4_000
     assert budget(server) >= taken * 100
     halt.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import threading
@@ -280,12 +281,11 @@ def test_room_that_a_test_makes_while_a_worker_writes_is_not_taken_back(
     medium = FaultyMedium(tmp_path)
     medium.room_bytes = 1_000
     fd = medium.open(medium.root / "file", create=True)
-    counting, makes_room = threading.Event(), threading.Thread(target=lambda: setattr(medium, "room_bytes", None))
+    calls, makes_room = itertools.count(), threading.Thread(target=lambda: setattr(medium, "room_bytes", None))
     size = FaultyMedium.size
 
     def slow_size(self: FaultyMedium, fd: int) -> int:
-        if not counting.is_set():
-            counting.set()
+        if next(calls) == 1:  # the second: between reading the figure and putting it back
             makes_room.start()
             makes_room.join(0.05)
         return size(self, fd)

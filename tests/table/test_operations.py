@@ -13,8 +13,6 @@ from kvsd.table import actor as actor_module
 from kvsd.table import updates
 from kvsd.table.request import (
     ABSENT,
-    MAX_BATCH_BYTES,
-    MAX_BATCH_STEPS,
     MAX_REPLY_BYTES,
     Batch,
     Check,
@@ -31,6 +29,7 @@ from kvsd.table.request import (
     Status,
     Update,
 )
+from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS
 from tests.table.driver import START_US, Clock, Table
 from tests.table.history import recovered
 from tests.table.medium import Call, FaultyMedium
