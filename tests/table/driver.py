@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from kvsd.errors import CorruptLog, ReadOnly
+from kvsd.table import hint
 from kvsd.table.budget import Budget
 from kvsd.table.log import Log, LogOptions, Read
 from kvsd.table.medium import Medium
@@ -126,6 +127,10 @@ class Table:
         if fill is not None:
             fill.run()
             self.log.filled(fill)
+
+    def write_hints(self) -> None:
+        for path in self.log.take_unhinted():
+            hint.write(self.log.medium, path)
 
     def sync(self) -> None:
         sync = self.log.sync()

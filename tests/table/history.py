@@ -52,7 +52,7 @@ class History:
         return self.states[first : last + 1]
 
 
-def busy_minute(history: History, *, rounds: int = 4, seed: int = 1) -> None:
+def busy_minute(history: History, *, rounds: int = 4, seed: int = 1, hints: bool = False) -> None:
     """Groups of writes with rolls and fills; runs that end with a SEAL, without one, and at once."""
     rng = random.Random(seed)
     for turn in range(rounds):
@@ -66,6 +66,8 @@ def busy_minute(history: History, *, rounds: int = 4, seed: int = 1) -> None:
             history.commit()
             if rng.random() < 0.5:
                 history.table.fill()
+            if hints:
+                history.table.write_hints()
         if turn % 2:
             history.table.stop()
         else:

@@ -140,6 +140,7 @@ async def serving(
     *,
     commits: Executor | None = None,
     reads: Executor | None = None,
+    background: Executor | None = None,
     cache_bytes: int = 0,
     memory_bytes: int = 1 << 20,
     interval_ms: int = 1_000,
@@ -147,7 +148,7 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """A table that is stopped at the end, within a bound; then nothing must be held or open any more."""
     threads = ThreadPoolExecutor(4)
-    pools = Pools(commits=commits or threads, reads=reads or threads)
+    pools = Pools(commits=commits or threads, reads=reads or threads, background=background)
     async with asyncio.timeout(SECONDS):
         served = Serving(
             medium, pools, cache_bytes=cache_bytes, memory_bytes=memory_bytes, interval_ms=interval_ms, **options

@@ -243,7 +243,7 @@ def test_a_segment_with_other_entries_gets_no_hint(tmp_path: Path, kind: Kind) -
 
 def test_a_segment_that_is_not_sealed_gets_no_hint(tmp_path: Path) -> None:
     written = Written()
-    written.add(b"a")
+    written.add(b"a", bytes(100))
     path = written.save(tmp_path)
     before = files(tmp_path)
     with pytest.raises(CorruptLog):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kvsd.errors import Conflict
-from kvsd.table import updates
+from kvsd.table import hint, updates
 from kvsd.table.request import ABSENT, Batch, Check, Count, Delete, Fetch, Found, Page, Scan, Set, Update
 from kvsd.table.work import is_disk_full
 from tests.table.driver import Clock, Table
@@ -207,6 +207,12 @@ class TableMachine(RuleBasedStateMachine):
             self.broken = error
             self.table.store.abandon()
 
+    @rule()
+    def write_hints(self) -> None:
+        for path in self.table.log.take_unhinted():
+            with contextlib.suppress(OSError):
+                hint.write(self.medium, path)
+
     @precondition(lambda self: self.broken is not None and is_disk_full(self.broken))
     @rule()
     def resume(self) -> None:
@@ -236,7 +242,9 @@ class TableMachine(RuleBasedStateMachine):
         self.commit()
         if self.broken is None:
             with contextlib.suppress(OSError):
-                self.table.log.finish().run()
+                append = self.table.log.finish()
+                append.run()
+                hint.write(self.medium, self.table.directory / append.runs[0].header.name)
         self.table.log.close()
         assert not self.medium.open_files
         self.start_until_it_succeeds()

@@ -53,12 +53,22 @@ def test_power_cuts_during_the_recovery_from_power_cuts_lose_nothing_acknowledge
         cut_and_check(history, disk, count, rng, tmp_path / "b", nested=2)
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_a_power_cut_while_hints_are_written_leaves_none_that_misleads(tmp_path: Path, seed: int) -> None:
+    history = History(FaultyMedium(tmp_path / "a"), **OPTIONS)
+    busy_minute(history, rounds=8, seed=seed, hints=True)
+    assert any(operation.target.endswith(".hint") for operation in history.medium.operations)
+    rng = random.Random(seed)
+    for count, disk in history.medium.prefixes():
+        cut_and_check(history, disk, count, rng, tmp_path / "b", nested=rng.randrange(2))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(100, 100 + THOROUGH))
 def test_many_busy_minutes_survive_many_power_cuts(tmp_path: Path, seed: int) -> None:
     history = History(FaultyMedium(tmp_path / "a"), **OPTIONS)
-    busy_minute(history, rounds=6, seed=seed)
+    busy_minute(history, rounds=6, seed=seed, hints=seed % 2 == 0)
     rng = random.Random(seed)
     for count, disk in history.medium.prefixes():
         cut_and_check(history, disk, count, rng, tmp_path / "b", nested=rng.randrange(3))
