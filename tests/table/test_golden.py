@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from kvsd.table import hint
 from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_VALUE, Header, Kind, header_is_intact
+from kvsd.table.medium import Medium
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, SegmentHeader
 from tests.table import golden
-from tests.table.driver import START_US, Table, files
+from tests.table.driver import START_US, Table, files, segments
 from tests.table.medium import FaultyMedium
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "log-format.md"
@@ -31,9 +33,38 @@ def test_the_same_writes_make_the_same_bytes(tmp_path: Path) -> None:
     assert written == files(golden.FOLDER)
 
 
-def documented() -> bytes:
-    """The bytes of the document's worked example."""
-    example = DOCUMENT.read_text().split("## A worked example")[1]
+def restore(root: Path, *folders: Path) -> None:
+    (root / "t").mkdir()
+    for folder in folders:
+        for name, data in files(folder).items():
+            (root / "t" / name).write_bytes(data)
+
+
+def test_the_golden_hints_are_taken_for_their_log(tmp_path: Path) -> None:
+    restore(tmp_path, golden.FOLDER, golden.HINTS)
+    table = Table(FaultyMedium(tmp_path), tmp_path)
+    assert table.log.take_unhinted() == []
+    assert table.items() == golden.ITEMS
+    assert table.log.last_seq == 10
+    table.kill()
+
+
+def test_the_same_log_makes_the_same_hints(tmp_path: Path) -> None:
+    restore(tmp_path, golden.FOLDER)
+    for path in segments(tmp_path / "t"):
+        assert hint.write(Medium(), path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "t").glob("*.hint")} == files(golden.HINTS)
+
+
+def test_the_documented_hint_is_that_of_the_documented_log(tmp_path: Path) -> None:
+    (tmp_path / "0000000001-0000.log").write_bytes(documented())
+    hint.write(Medium(), tmp_path / "0000000001-0000.log")
+    assert (tmp_path / "0000000001-0000.hint").read_bytes() == documented("## Hints")
+
+
+def documented(heading: str = "## A worked example") -> bytes:
+    """The bytes of an example in the document."""
+    example = DOCUMENT.read_text().split(heading + "\n")[1].split("\n## ")[0]
     lines = re.findall(r"^    ([0-9a-f]{4})  ((?:[0-9a-f]{2} ?)+)", example, re.MULTILINE)
     data = b""
     for offset, line in lines:
