@@ -17,7 +17,8 @@ from kvsd.table import hint
 from kvsd.table.medium import Medium
 
 _PAUSE_SECONDS: Final = 0.0015
-"""After each slice of half a millisecond: a quarter of one core, about 150,000 entries a second."""
+"""After each slice of a quarter of a millisecond: some 60,000 entries a second. The round trip of the loop to a worker
+took 170 µs beside it instead of 130, and 1.6 ms at the 99th percentile."""
 
 QUICK_BYTES: Final = 8 << 20
 """So long a segment gets its hint even if somebody waits for it, as at a clean stop: 0.2 s at the most."""

@@ -170,7 +170,7 @@ async def test_a_failure_after_the_tables_were_opened_closes_them(
 
 
 def damage(folder: Path) -> None:
-    """Flip a bit in the value of the table's first entry, which is followed by others, and have the start look at it."""
+    """Flip a bit in the value of the table's first entry, which is followed by others; the start will look at it."""
     for path in folder.glob("*.hint"):
         path.unlink()
     [segment] = [path for path in folder.iterdir() if b"first" in path.read_bytes()]

@@ -325,7 +325,7 @@ def test_blocks_are_in_order_and_count_what_they_leave_out(tmp_path: Path) -> No
 
 
 def test_keys_of_all_lengths_are_cut_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hint, "_BLOCK_ENTRIES", 4_096)
+    monkeypatch.setattr(hint, "_BLOCK_ENTRIES", 1_024)
     monkeypatch.setattr(hint, "_BLOCK_KEY_BYTES", 50_000)
     rng = random.Random(1)
     keys = [rng.randbytes(rng.choice((0, 1, 2, 1_024, 65_535))) for _ in range(20)]
