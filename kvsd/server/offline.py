@@ -28,7 +28,7 @@ def write(
     *,
     name: TableName = DEFAULT_TABLE,
 ) -> int:
-    """Set all `items` in table `name` under `root`, synced and sealed; returns how many. It is made where there is none.
+    """Set all `items` in table `name` under `root`, synced and sealed; returns how many. A missing one is made.
 
     Raises ConfigError where the directory is in use or cannot be used or its catalog is damaged, CorruptLog where its
     table is damaged, what Catalog.create_table raises, and the OSError of a disk that is full or fails; what was

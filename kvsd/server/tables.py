@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial, update_wrapper
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -169,17 +169,17 @@ class _Table:
 
 
 def _to_its_end(
-    method: Callable[Concatenate[Tables, P], Coroutine[None, None, T]],
-) -> Callable[Concatenate[Tables, P], Coroutine[None, None, T]]:
+    method: Callable[Concatenate[Tables, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Tables, P], Coroutine[Any, Any, T]]:
     """Done as a whole, even if whoever asked for it goes away in the middle."""
 
-    @wraps(method)
     async def whole(self: Tables, *args: P.args, **kwargs: P.kwargs) -> T:
         task = asyncio.get_running_loop().create_task(method(self, *args, **kwargs))
         self.changes.add(task)
         task.add_done_callback(self.changes.discard)
         return await asyncio.shield(task)
 
+    update_wrapper(whole, method)
     return whole
 
 
