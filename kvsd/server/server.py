@@ -31,9 +31,10 @@ from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
 from kvsd.server.listener import Listener, bind
+from kvsd.server.loading import Metered
 from kvsd.server.reporting import make_reporter
 from kvsd.server.session import Services, Session
-from kvsd.server.tables import Metered, Tables
+from kvsd.server.tables import Tables
 from kvsd.server.tls import ensure_certificates, server_context
 from kvsd.table.actor import Pools
 from kvsd.table.budget import Budget

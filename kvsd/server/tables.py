@@ -4,20 +4,17 @@ Owns: opening on first use, the cap of open tables, and administration (create, 
 sessions, nor what is in a table.
 
 A table's mailbox lasts as long as the table, and longer than its actors: whoever holds it may put Requests there at any
-time. Behind it is an actor, or else `_Table.knock`, which opens the table or answers why it cannot be had. So there
+time. Behind it is an actor, or else `Slot.knock`, which opens the table or answers why it cannot be had. So there
 is no moment in which a Request could be swallowed by a table that closes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, update_wrapper
-from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -25,14 +22,13 @@ from structlog.typing import FilteringBoundLogger
 from kvsd.config import StorageSettings
 from kvsd.errors import KvsdError, Loading, StorageError, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped, TableSettings
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
-from kvsd.table.actor import MAILBOX_REQUESTS, Pools, State, TableActor
+from kvsd.server.dispatcher import Dispatcher, TableName
+from kvsd.server.loading import Effective, Loader, Metered
+from kvsd.server.slot import Slot
+from kvsd.table.actor import Pools, TableActor
 from kvsd.table.budget import Budget
-from kvsd.table.log import Log, LogOptions
 from kvsd.table.medium import Medium
 from kvsd.table.request import Describe, Origin, Request, Status
-from kvsd.table.store import Store
-from kvsd.types import Fsync
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -43,45 +39,6 @@ PATIENCE_SECONDS: Final = 0.25
 _LOAD_THREADS: Final = 4
 _PURGE_SECONDS: Final = 3_600.0
 _DESCRIPTION_BYTES: Final = 64 << 10
-
-_ticks: Final = itertools.count(1)
-
-
-class Metered(Medium):
-    """Knows how much was read, which tells how far a recovery is."""
-
-    def __init__(self) -> None:
-        self.read_bytes = 0
-
-    def read(self, fd: int, size: int, offset: int) -> bytes:
-        data = super().read(fd, size, offset)
-        self.read_bytes += len(data)
-        return data
-
-
-class TableMailbox(asyncio.Queue[Request | None]):
-    """A bounded queue that tells when it was last used, and somebody that it is, while no actor waits for it."""
-
-    def __init__(self) -> None:
-        super().__init__(MAILBOX_REQUESTS)
-        self.used_at = 0
-        self.on_put: Callable[[], None] | None = None
-
-    def _put(self, item: Request | None) -> None:
-        super()._put(item)
-        self.used_at = next(_ticks)
-        if self.on_put is not None:
-            self.on_put()
-
-
-@dataclass(frozen=True, slots=True)
-class Effective:
-    """What a table's settings come to, the server's included."""
-
-    fsync: Fsync
-    fsync_interval_ms: int
-    cache_bytes: int
-    segment_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,75 +62,12 @@ class TableInfo:
     error: KvsdError | None
 
 
-class _Table:
-    """One table: closed, opening, open, or unavailable."""
-
-    def __init__(self, name: TableName, settings: TableSettings, want: Callable[[_Table], None]) -> None:
-        self.name = name
-        self.settings = settings
-        self.mailbox = TableMailbox()
-        self.mailbox.on_put = self.knock
-        self.actor: TableActor | None = None
-        self.running: asyncio.Task[None] | None = None
-        self.opening: asyncio.Task[None] | None = None
-        self.closing = False
-        self.refusal: Callable[[], KvsdError] | None = None
-        """What Requests are answered with while there is no actor; None: they wait for one."""
-        self.is_unavailable = False
-        """It could not be opened, and is not tried again before `reopen`."""
-        self.lock = asyncio.Lock()
-        """Held by whoever opens, closes or administers the table from outside."""
-        self._want = want
-        self._loop = asyncio.get_running_loop()
-
-    @property
-    def state(self) -> str:
-        if self.actor is not None:
-            return "unavailable" if self.actor.unavailable is not None else self.actor.state.value
-        if self.is_unavailable:
-            return "unavailable"
-        return "closed" if self.opening is None else "loading"
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it may be closed and later opened as if nothing had been; not so one that its disk has failed."""
-        return (
-            self.actor is not None
-            and not self.closing
-            and not self.lock.locked()
-            and self.mailbox.empty()
-            and self.actor.state is State.WRITABLE
-            and self.actor.unavailable is None
-        )
-
-    def knock(self) -> None:
-        """Something is in the mailbox, and no actor takes it."""
-        if self.refusal is not None:
-            self._loop.call_soon(self.turn_away)
-        elif self.opening is None:
-            self._want(self)
-
-    def refuse(self, refusal: Callable[[], KvsdError] | None) -> None:
-        """Answer all that waits, and what comes, with this error; None: let it wait from now on."""
-        self.refusal = refusal
-        if self.actor is None and not self.mailbox.empty():
-            self.knock()
-
-    def turn_away(self) -> None:
-        while self.refusal is not None and self.actor is None and not self.mailbox.empty():
-            request = self.mailbox.get_nowait()
-            if request is not None:
-                request.results = [self.refusal()] * len(request.operations)
-                request.waits = 1
-                request.resolve()
-
-
 def _to_its_end(
     method: Callable[Concatenate[Tables, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Tables, P], Coroutine[Any, Any, T]]:
     """Done as a whole, even if whoever asked for it goes away in the middle."""
 
-    async def whole(self: Tables, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def whole(self: Tables, /, *args: P.args, **kwargs: P.kwargs) -> T:
         task = asyncio.get_running_loop().create_task(method(self, *args, **kwargs))
         self.changes.add(task)
         task.add_done_callback(self.changes.discard)
@@ -205,14 +99,14 @@ class Tables:
         self._make_medium = make_medium
         self._patience_seconds = patience_seconds
         self._loop = asyncio.get_running_loop()
-        self._tables: dict[TableName, _Table] = {}
+        self._tables: dict[TableName, Slot] = {}
         self._loads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="kvsd-load")
         self._administration = ThreadPoolExecutor(1, thread_name_prefix="kvsd-tables")
         self._changing = asyncio.Lock()
         """One change of the catalog at a time."""
         self._purging: asyncio.Task[None] | None = None
         self._stopping = False
-        self._open_tables: dict[_Table, None] = {}
+        self._open_tables: dict[Slot, None] = {}
         """Those with an actor or on the way to one."""
         self.changes: set[asyncio.Task[Any]] = set()
         """What `stop` must see to its end."""
@@ -261,7 +155,7 @@ class Tables:
         for pool in (self._loads, self._administration):
             pool.shutdown()
 
-    async def _end(self, table: _Table) -> None:
+    async def _end(self, table: Slot) -> None:
         async with table.lock:
             if table.refusal is None:
                 table.refuse(lambda: TableUnavailable("the server is stopping"))
@@ -373,14 +267,14 @@ class Tables:
             if table.refusal is not None:
                 raise table.refusal()
 
-    def _find(self, name: TableName) -> _Table:
+    def _find(self, name: TableName) -> Slot:
         self._catalog.check_table(name)
         if self._stopping:
             raise TableUnavailable("the server is stopping")
         return self._tables[name]
 
     def _add(self, name: TableName, settings: TableSettings) -> None:
-        table = self._tables[name] = _Table(name, settings, self._want)
+        table = self._tables[name] = Slot(name, settings, self._want)
         self._dispatcher.add(name, table.mailbox)
 
     async def _change(self, change: Callable[[], None]) -> None:
@@ -402,29 +296,28 @@ class Tables:
 
     # Opening and closing
 
-    def _want(self, table: _Table) -> None:
+    def _want(self, table: Slot) -> None:
         if self._stopping:
             table.refuse(lambda: TableUnavailable("the server is stopping"))
         elif table.opening is None and table.actor is None:
             self._open_tables[table] = None
             table.opening = self._loop.create_task(self._opening(table), name=f"open {table.name}")
 
-    async def _open(self, table: _Table) -> None:
+    async def _open(self, table: Slot) -> None:
         self._want(table)
         if table.opening is not None:
             await asyncio.wait([table.opening])
 
-    async def _opening(self, table: _Table) -> None:
-        medium = self._make_medium()
-        loading = _Loading(self._catalog.folder(table.name), medium)
+    async def _opening(self, table: Slot) -> None:
+        loader = Loader(table.name, self._catalog.folder(table.name), self._make_medium())
         patience = self._loop.call_later(
-            self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loading} %")
+            self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
         )
         error: KvsdError | None = None
         try:
             await self._make_room()
             effective = self._effective(table.settings)
-            store = await self._loop.run_in_executor(self._loads, self._recover, table.name, effective, loading)
+            store = await self._loop.run_in_executor(self._loads, loader.run, effective)
             actor = TableActor(
                 str(table.name),
                 store,
@@ -454,19 +347,6 @@ class Tables:
         table.running = self._loop.create_task(actor.run(), name=f"table {table.name}")
         table.running.add_done_callback(partial(self._ended, table))
 
-    def _recover(self, name: TableName, effective: Effective, loading: _Loading) -> Store:
-        """On a worker."""
-        loading.begin()
-        if not loading.folder.is_dir() and name != DEFAULT_TABLE:
-            # Recovery would make an empty table of it.
-            raise TableUnavailable(
-                f"table {name} cannot be opened: {loading.folder} is missing; restore it, or drop the table"
-            )
-        options = LogOptions(effective.fsync, effective.segment_bytes)
-        store = Store(Log(loading.folder, options, loading.medium), cache_bytes=effective.cache_bytes)
-        store.recover()
-        return store
-
     async def _make_room(self) -> None:
         """Close what was not used for longest, where too many tables are open; busy ones may exceed the cap."""
         while True:
@@ -478,7 +358,7 @@ class Tables:
             async with table.lock:
                 await self._close(table)
 
-    async def _close(self, table: _Table) -> None:
+    async def _close(self, table: Slot) -> None:
         """Under its lock: answer all that waits, seal the log, and let go of its files."""
         if table.opening is not None:
             await asyncio.wait([table.opening])
@@ -490,7 +370,7 @@ class Tables:
         await asyncio.wait([running])
         table.closing = False
 
-    def _ended(self, table: _Table, running: asyncio.Task[None]) -> None:
+    def _ended(self, table: Slot, running: asyncio.Task[None]) -> None:
         """The actor's task has ended, by `_close` or by a fault of ours."""
         if running.cancelled():
             return  # the loop is being torn down
@@ -507,29 +387,11 @@ class Tables:
         if not table.mailbox.empty():
             table.knock()
 
-    def _give_up(self, table: _Table, error: KvsdError) -> None:
+    def _give_up(self, table: Slot, error: KvsdError) -> None:
         del self._open_tables[table]
         table.is_unavailable = True
         table.refuse(lambda: error)
 
 
-class _Loading:
-    """How far the recovery of a table is; `str()` is the percentage."""
-
-    def __init__(self, folder: Path, medium: Medium) -> None:
-        self.folder = folder
-        self.medium = medium
-        self._total_bytes = 0
-
-    def begin(self) -> None:
-        with contextlib.suppress(OSError):
-            self._total_bytes = sum(file.stat().st_size for file in self.folder.iterdir())
-
-    def __str__(self) -> str:
-        if not self._total_bytes or not isinstance(self.medium, Metered):
-            return "0"
-        return str(min(99, self.medium.read_bytes * 100 // self._total_bytes))
-
-
-def _entry(table: _Table) -> TableEntry:
+def _entry(table: Slot) -> TableEntry:
     return TableEntry(table.name, table.state, table.settings)

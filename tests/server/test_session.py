@@ -10,6 +10,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +34,6 @@ from kvsd.server import Server, session
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.dispatcher import DEFAULT_TABLE
 from kvsd.server.session import Session
-from kvsd.table import actor
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
@@ -543,7 +543,7 @@ async def test_a_peer_that_reads_slowly_is_not_cut(start: Start, connect: Connec
 async def test_a_full_mailbox_makes_sessions_wait_and_loses_nothing(
     start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor, "MAILBOX_REQUESTS", 2)
+    monkeypatch.setattr(slot, "MAILBOX_REQUESTS", 2)
     server = await start(tls=False)
     peers = [await connect(server) for _ in range(4)]
     halt = Halt(server)
