@@ -30,7 +30,7 @@ from kvsd.protocol.messages import (
     Welcome,
     encode,
 )
-from kvsd.server import Server, session
+from kvsd.server import Server, session, slot
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.dispatcher import DEFAULT_TABLE
 from kvsd.server.session import Session
