@@ -65,16 +65,9 @@ class Slot:
         return "closed" if self.opening is None else "loading"
 
     @property
-    def is_idle(self) -> bool:
-        """Whether it may be closed and later opened as if nothing had been; not so one that its disk has failed."""
-        return (
-            self.actor is not None
-            and not self.closing
-            and not self.lock.locked()
-            and self.mailbox.empty()
-            and self.actor.state is State.WRITABLE
-            and self.actor.unavailable is None
-        )
+    def is_healthy(self) -> bool:
+        """Whether an actor would be replaced by one like it; not where its disk has failed it, or we have."""
+        return self.actor is not None and self.actor.state is State.WRITABLE and self.actor.unavailable is None
 
     def knock(self) -> None:
         """Something is in the mailbox, and no actor takes it."""

@@ -108,6 +108,10 @@ class Tables:
         self._stopping = False
         self._open_tables: dict[Slot, None] = {}
         """Those with an actor or on the way to one."""
+        self._placed: set[Slot] = set()
+        """Those of them that count for the cap; the others wait for a place."""
+        self._moved = asyncio.Event()
+        """A place may be free, or be made so."""
         self.changes: set[asyncio.Task[Any]] = set()
         """What `stop` must see to its end."""
         for name, settings in catalog.tables.items():
@@ -315,7 +319,7 @@ class Tables:
         )
         error: KvsdError | None = None
         try:
-            await self._make_room()
+            await self._take_place(table)
             effective = self._effective(table.settings)
             store = await self._loop.run_in_executor(self._loads, loader.run, effective)
             actor = TableActor(
@@ -346,17 +350,25 @@ class Tables:
         table.actor = actor
         table.running = self._loop.create_task(actor.run(), name=f"table {table.name}")
         table.running.add_done_callback(partial(self._ended, table))
+        self._moved.set()
 
-    async def _make_room(self) -> None:
-        """Close what was not used for longest, where too many tables are open; busy ones may exceed the cap."""
-        while True:
-            counted = [table for table in self._open_tables if not table.closing]
-            idle = [table for table in counted if table.is_idle]
-            if len(counted) <= self._storage.max_open_tables or not idle:
-                return
-            table = min(idle, key=lambda table: table.mailbox.used_at)
-            async with table.lock:
-                await self._close(table)
+    async def _take_place(self, slot: Slot) -> None:
+        """Wait until few enough tables are open, and close what was not used for longest, idle ones first.
+
+        One that its disk has failed keeps its place beyond the cap: only `reopen` closes it.
+        """
+        while sum(other.actor is None or other.is_healthy for other in self._placed) >= self._storage.max_open_tables:
+            closable = [
+                other for other in self._placed if other.is_healthy and not other.closing and not other.lock.locked()
+            ]
+            if closable:
+                victim = min(closable, key=lambda other: (not other.mailbox.empty(), other.mailbox.used_at))
+                async with victim.lock:
+                    await self._close(victim)
+            else:
+                self._moved.clear()
+                await self._moved.wait()
+        self._placed.add(slot)
 
     async def _close(self, table: Slot) -> None:
         """Under its lock: answer all that waits, seal the log, and let go of its files."""
@@ -383,12 +395,17 @@ class Tables:
         if not table.closing:
             self._give_up(table, TableUnavailable(f"table {table.name} has ended; reopen it, or restart the server"))
             return
-        del self._open_tables[table]
+        self._leave(table)
         if not table.mailbox.empty():
             table.knock()
 
-    def _give_up(self, table: Slot, error: KvsdError) -> None:
+    def _leave(self, table: Slot) -> None:
         del self._open_tables[table]
+        self._placed.discard(table)
+        self._moved.set()
+
+    def _give_up(self, table: Slot, error: KvsdError) -> None:
+        self._leave(table)
         table.is_unavailable = True
         table.refuse(lambda: error)
 
