@@ -11,7 +11,8 @@ is no moment in which a Request could be swallowed by a table that closes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, update_wrapper
@@ -160,7 +161,7 @@ class Tables:
             pool.shutdown()
 
     async def _end(self, table: Slot) -> None:
-        async with table.lock:
+        async with self._holding(table):
             if table.refusal is None:
                 table.refuse(lambda: TableUnavailable("the server is stopping"))
             await self._close(table)
@@ -228,7 +229,7 @@ class Tables:
         async with self._changing:
             table = self._find(name)
             await self._change(partial(self._catalog.change_settings, name, settings))
-            async with table.lock:
+            async with self._holding(table):
                 table.settings = settings
                 if table.actor is not None or table.opening is not None:
                     await self._close(table)
@@ -240,7 +241,7 @@ class Tables:
         async with self._changing:
             table = self._find(name)
             self._catalog.check_droppable(name)
-            async with table.lock:
+            async with self._holding(table):
                 before = table.refusal
                 table.refuse(lambda: TableNotFound(f"no table {name}: it was dropped"))
                 try:
@@ -261,7 +262,7 @@ class Tables:
         TableNotFound, and what keeps the table from being opened.
         """
         table = self._find(name)
-        async with table.lock:
+        async with self._holding(table):
             if self._tables.get(name) is not table:
                 raise TableNotFound(f"no table {name}")
             await self._close(table)
@@ -363,12 +364,21 @@ class Tables:
             ]
             if closable:
                 victim = min(closable, key=lambda other: (not other.mailbox.empty(), other.mailbox.used_at))
-                async with victim.lock:
+                async with self._holding(victim):
                     await self._close(victim)
             else:
                 self._moved.clear()
                 await self._moved.wait()
         self._placed.add(slot)
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, table: Slot) -> AsyncIterator[None]:
+        """Its lock, whose end may be what an opening waits for."""
+        try:
+            async with table.lock:
+                yield
+        finally:
+            self._moved.set()
 
     async def _close(self, table: Slot) -> None:
         """Under its lock: answer all that waits, seal the log, and let go of its files."""

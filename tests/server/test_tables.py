@@ -1,4 +1,4 @@
-"""Tables of a running server: opened when asked for, closed past a cap, changed at run time; no Request is swallowed."""
+"""Tables of a running server: opened when asked for, closed past a cap, changed as it runs; no Request is swallowed."""
 
 from __future__ import annotations
 
