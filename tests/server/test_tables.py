@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from kvsd.config import StorageSettings
+from kvsd.config import Config, StorageSettings
 from kvsd.errors import Conflict, KvsdError, Loading, ReadOnly, TableNotFound, TableUnavailable
+from kvsd.protocol import messages
+from kvsd.server import Server
 from kvsd.server import server as server_module
 from kvsd.server.authentication import Principal
 from kvsd.server.catalog import Catalog, TableSettings
@@ -31,7 +33,7 @@ from kvsd.types import Fsync
 from tests.conftest import Connect, Start
 from tests.table.medium import Call, FaultyMedium
 
-from .peers import Reports, until
+from .peers import NULL, Reports, until
 
 ANN = Principal("ann")
 T = TableName("default", "t")
@@ -428,13 +430,23 @@ async def test_a_stop_answers_what_waits_for_a_load(tmp_path: Path, gate: thread
 
 
 async def test_the_server_listens_and_answers_loading_while_its_table_is_recovered(
-    start: Start, connect: Connect, gate: threading.Event
+    make_config: Callable[..., Config], connect: Connect, reports: Reports, gate: threading.Event
 ) -> None:
-    starting = asyncio.create_task(start(tls=False))
-    await asyncio.sleep(0)
+    server = Server(make_config(tls=False), reports)
+    starting = asyncio.create_task(server.start())
+    await until(lambda: hasattr(server, "tables") and server.tables._open_tables, "nothing is loaded")
+    peer = await connect(server)
+    await peer.say(messages.Get(b"k"))
+    refused = await peer.hear_one()
+    assert isinstance(refused, messages.Fail)
+    assert (refused.code, starting.done()) == ("LOADING", False)
     gate.set()
-    server = await starting
-    assert "tables=1 unavailable=0 entries=0" in server.ready_line(server.addresses[0])
+    await starting
+    await peer.say(messages.Set(b"k", b"v"))
+    await peer.expect(NULL)
+    assert "tables=1 unavailable=0 entries=1" in server.ready_line(server.addresses[0])
+    await peer.close()
+    await server.stop()
 
 
 @pytest.mark.slow
