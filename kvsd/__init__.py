@@ -33,6 +33,7 @@ from kvsd.errors import (
     UnexpectedMessage,
     UnsupportedFormat,
 )
+from kvsd.types import Entry
 
 if TYPE_CHECKING:
     from kvsd import aio, config, server
@@ -48,6 +49,7 @@ __all__ = [
     "Conflict",
     "ConnectionLost",
     "CorruptLog",
+    "Entry",
     "Forbidden",
     "Gone",
     "InternalError",

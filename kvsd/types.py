@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias, TypeVar, dataclass_transform
 
@@ -14,6 +15,9 @@ T = TypeVar("T")
 
 Key: TypeAlias = bytes
 Value: TypeAlias = bytes
+
+Duration: TypeAlias = float | timedelta
+"""Seconds, or a timedelta."""
 
 KeyLike: TypeAlias = str | bytes
 ValueLike: TypeAlias = str | bytes | bytearray | memoryview
@@ -45,6 +49,18 @@ def frozen(cls: type[T]) -> type[T]:
     instead of 0.19.
     """
     return dataclass(slots=True, unsafe_hash=True)(cls)
+
+
+class Entry(NamedTuple):
+    """A value with all that is known of it; times are UTC."""
+
+    value: bytes
+    version: int
+    """Rises with every write to the table."""
+    timestamp: datetime
+    """When it was written."""
+    expires_at: datetime | None
+    """None: never."""
 
 
 class Address(NamedTuple):

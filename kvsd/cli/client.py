@@ -46,6 +46,10 @@ class ClientOptions:
     timeout: Annotated[str | None, typer.Option("--timeout", metavar="SECONDS", help="Longest wait for an answer.")] = (
         None
     )
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", metavar="NAME", help="Namespace of the table (default).")
+    ] = None
+    table: Annotated[str | None, typer.Option("--table", metavar="NAME", help="Table of the keys (default).")] = None
     json: JsonOption = False
 
     @property
@@ -78,6 +82,8 @@ class ClientOptions:
                 "client.insecure": ("--insecure", self.insecure or None),
                 "client.disable_tls": ("--disable-tls", self.disable_tls or None),
                 "client.timeout": ("--timeout", self.timeout),
+                "client.namespace": ("--namespace", self.namespace),
+                "client.table": ("--table", self.table),
             },
         )
         if config.client.insecure and not config.client.disable_tls:
@@ -127,6 +133,8 @@ def _settings(config: Config) -> "ConnectSettings":
         insecure=client.insecure,
         disable_tls=client.disable_tls,
         timeout_seconds=client.timeout,
+        namespace=client.namespace,
+        table=client.table,
     )
 
 

@@ -5,7 +5,6 @@ import any of them before it is needed.
 """
 
 from importlib import import_module
-from keyword import iskeyword
 from typing import Annotated, Final, cast
 
 import typer
@@ -17,12 +16,19 @@ from kvsd.cli.app import new_command, show_help
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import Output
 
-_COMMANDS: Final = (
-    *("init", "serve"),
-    *("set", "get", "delete", "ping", "import"),
-    *("config", "certs", "passwd", "version"),
-)
-"""Each is the `app` of the module of its name, with an underscore where that is a word of Python."""
+_COMMANDS: Final = {
+    "init": "init",
+    "serve": "serve",
+    **{name: name for name in ("set", "get", "delete", "entry")},
+    **dict.fromkeys(("expire", "ttl", "persist"), "expiry"),
+    **dict.fromkeys(("incr", "decr", "append", "getset", "getdel", "exists"), "updates"),
+    **dict.fromkeys(("scan", "keys", "count"), "scan"),
+    **dict.fromkeys(("mget", "mset", "batch"), "many"),
+    "ping": "ping",
+    "import": "import_",
+    **{name: name for name in ("config", "certs", "passwd", "version")},
+}
+"""Command → module. A module that has several keeps them in `apps`, by name; else it is its `app`."""
 
 _ALIASES: Final = {"server": "serve"}
 """The Rust program's names."""
@@ -41,8 +47,8 @@ class _Commands(TyperGroup):
         name = _ALIASES.get(cmd_name, cmd_name)
         if name not in _COMMANDS:
             raise UsageError(f"there is no command {cmd_name!r}{_did_you_mean(name)}; `kvsd --help` lists all")
-        module = f"kvsd.cli.{name}_" if iskeyword(name) else f"kvsd.cli.{name}"
-        command = get_command(import_module(module).app)
+        module = import_module(f"kvsd.cli.{_COMMANDS[name]}")
+        command = get_command(module.apps[name] if hasattr(module, "apps") else module.app)
         assert isinstance(command, TyperCommand | TyperGroup)
         return command
 
@@ -95,6 +101,7 @@ def _kvsd(
       kvsd serve                 run the server, in the folder of a config.yaml
       kvsd set hello world       in the same folder: store a value
       kvsd get hello             read it
+      kvsd scan user:            all keys that begin so, with their values
 
     Settings come from flags, then the environment (KVSD_...), then the config file; `kvsd config show` tells which.
     """

@@ -7,6 +7,7 @@ import typer
 
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.durations import VersionOption
 from kvsd.cli.output import as_text, for_json
 
 app = new_command()
@@ -14,7 +15,11 @@ app = new_command()
 
 @app.command("delete")
 @client_command
-def delete(options: ClientOptions, key: Annotated[str, typer.Argument(metavar="KEY", help="What to remove.")]) -> None:
+def delete(
+    options: ClientOptions,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="What to remove.")],
+    if_version: VersionOption = None,
+) -> None:
     """Remove KEY and print the value that it had.
 
     Prints "OK old value: " and the value, or "OK" where there was no such key, which is no error.
@@ -23,10 +28,11 @@ def delete(options: ClientOptions, key: Annotated[str, typer.Argument(metavar="K
     Examples:
       kvsd delete hello
       kvsd delete --json hello
+      kvsd delete hello --if-version 17
     """
     unwanted = os.fsencode(key)
     with options.connect() as client:
-        old_value = client.delete(unwanted)
+        old_value = client.delete(unwanted, if_version=if_version)
     if options.json:
         shown = None if old_value is None else for_json(old_value)
         options.output.document({"key": for_json(unwanted), "status": "OK", "old_value": shown})

@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperOption
 
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.durations import TtlOption, VersionOption, duration
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import Output, for_json
 from kvsd.types import LARGEST_VALUE_BYTES
@@ -39,10 +40,14 @@ def set_(
     key: Annotated[str, typer.Argument(metavar="KEY", help="What to store the value under.")],
     value: Annotated[str, typer.Argument(metavar="VALUE", help="The value; - is stdin, @FILE a file.")],
     literal: Annotated[bool, typer.Option("--literal", help="Store VALUE as it stands.")] = False,
+    ttl: TtlOption = None,
+    if_version: VersionOption = None,
+    if_absent: Annotated[bool, typer.Option("--if-absent", help="Only if there is no such key.")] = False,
 ) -> None:
     """Store VALUE under KEY.
 
-    OK says that it is on disk, unless the server is configured otherwise. A value that begins with - needs no --
+    OK says that it is on disk, unless the server is configured otherwise. A condition that does not hold changes
+    nothing, and the exit status is 4. A value that begins with - needs no --
     before it, unless it is one of the options below.
 
     \b
@@ -52,10 +57,15 @@ def set_(
       date | kvsd set today -
       kvsd set balance -5
       kvsd set --literal handle @jack
+      kvsd set session abc --ttl 30m
+      kvsd set leader me --if-absent
     """
+    if if_absent and if_version is not None:
+        raise UsageError("--if-version and --if-absent exclude each other; give one of them")
+    seconds = duration(ttl)
     content = os.fsencode(value) if literal else _content(value, options.output)
     with options.connect() as client:
-        client.set(os.fsencode(key), content)
+        client.set(os.fsencode(key), content, ttl=seconds, if_version=if_version, if_absent=if_absent)
     if options.json:
         options.output.document({"key": for_json(os.fsencode(key)), "status": "OK"})
     else:

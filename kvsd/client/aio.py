@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from kvsd.client import calls, failures
 from kvsd.client.aio_connection import Connection
-from kvsd.client.calls import Call
+from kvsd.client.aio_table import Table
+from kvsd.client.calls import Call, Place
 from kvsd.client.retries import Retries
 from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve
 from kvsd.client.tls import client_context
 from kvsd.errors import KvsdError
-from kvsd.types import KeyLike, ValueLike
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,6 +39,8 @@ def connect(
     disable_tls: bool | None = None,
     timeout: float | None = None,
     connect_timeout: float | None = None,
+    namespace: str | None = None,
+    table: str | None = None,
 ) -> Connecting:
     """An asyncio client of one server: `client = await connect(…)`, or `async with connect(…) as client`.
 
@@ -56,6 +58,8 @@ def connect(
         disable_tls=disable_tls,
         timeout=timeout,
         connect_timeout=connect_timeout,
+        namespace=namespace,
+        table=table,
     )
     if settings.insecure and not settings.disable_tls:
         warnings.warn(INSECURE_WARNING, RuntimeWarning, stacklevel=2)
@@ -86,7 +90,7 @@ class Connecting:
             await self._client.close()
 
 
-class Client:
+class Client(Table):
     """A server's keys and values, for any number of tasks of one event loop; close it, or use it with `async with`.
 
     All tasks share one connection, on which their requests are pipelined; at most 1,024 replies are due at once,
@@ -98,6 +102,7 @@ class Client:
 
     def __init__(self, settings: ConnectSettings) -> None:
         """Connects with the first call. Raises ConfigError where the CA file is unfit."""
+        super().__init__()
         self._settings = settings
         self._context = client_context(settings)
         self._connection: Connection | None = None
@@ -116,21 +121,13 @@ class Client:
             raise
         return client
 
-    async def get(self, key: KeyLike) -> bytes | None:
-        """The value of `key`, None where it is absent."""
-        return await self._run(calls.get(key))
-
-    async def set(self, key: KeyLike, value: ValueLike) -> None:
-        """Store `value` under `key`. Under the server's default settings it is on disk when this returns."""
-        await self._run(calls.set_(key, value))
-
-    async def delete(self, key: KeyLike) -> bytes | None:
-        """Remove `key`; the value that it had, None where it was absent."""
-        return await self._run(calls.delete(key))
+    def table(self, table: str, *, namespace: str | None = None) -> Table:
+        """Another table on the same connection; its namespace is the client's unless another is given."""
+        return _View(self, Place(namespace, table))
 
     async def ping(self) -> float:
         """Seconds from sending a ping to its reply; it queues behind the requests of other tasks."""
-        return await self._run(calls.ping())
+        return await self.run(calls.ping())
 
     async def close(self) -> None:
         """End the connection; calls that wait, and later ones, raise ConnectionLost."""
@@ -154,7 +151,12 @@ class Client:
     ) -> None:
         await self.close()
 
-    async def _run(self, call: Call[R]) -> R:
+    async def administer(self, *words: str) -> object:
+        """Run a command about tables, such as `table list`; its report, as JSON has it (docs/wire-format.md)."""
+        return await self.run(calls.administer(*words))
+
+    async def run(self, call: Call[R]) -> R:
+        """Carry `call` out, again where that may help."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         deadline = started + self._settings.timeout_seconds
@@ -222,3 +224,14 @@ class Client:
             self._former = [former for former in self._former if not former.is_gone]
             self._former.append(connection)
         connection.retire(self._settings.timeout_seconds)
+
+
+class _View(Table):
+    """Another table of a client."""
+
+    def __init__(self, client: Client, place: Place) -> None:
+        super().__init__(place)
+        self._client = client
+
+    async def run(self, call: Call[R]) -> R:
+        return await self._client.run(call)

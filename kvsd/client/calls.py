@@ -7,15 +7,29 @@ repeated). Knows nothing of connections, of the order of replies, or of Fail, wh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Final, Generic, NamedTuple, TypeVar
 
+from kvsd.client.ranges import Range
 from kvsd.errors import InvalidValue, ProtocolError
+from kvsd.protocol import engine
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION
 from kvsd.protocol.frames import MAX_NUMBER_DIGITS, Time
-from kvsd.protocol.messages import Authenticate, Delete, Get, Message, Ping, Set, Success
-from kvsd.types import KeyLike, Value, ValueLike, to_bytes
+from kvsd.protocol.messages import (
+    PROTOCOL_VERSION,
+    Authenticate,
+    Delete,
+    Get,
+    Hello,
+    Message,
+    Ping,
+    Set,
+    Success,
+    Welcome,
+)
+from kvsd.types import Duration, Entry, KeyLike, Value, ValueLike, to_bytes
 
 R = TypeVar("R")
 
@@ -23,18 +37,25 @@ MAX_VALUE_BYTES_ON_THE_WIRE = 10**MAX_NUMBER_DIGITS - 1
 """The highest size that can be written there; what a server accepts is far less."""
 
 
+MAX_TTL_SECONDS: Final = 100 * 365 * 24 * 3_600
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R]):
     """One request. `read` makes the result of the reply and of the seconds it took, or raises ProtocolError.
 
     `idempotent` calls may be repeated when nobody knows whether they were carried out. `early` ones may be sent
-    along with the credentials, before these were answered: small, and of no interest how long they took.
+    along with the credentials, before these were answered: small, and of no interest how long they took. `engine`
+    ones are sent only to a server that has said Welcome.
     """
 
     message: Message
     read: Callable[[Message, float], R]
     idempotent: bool = False
     early: bool = False
+    engine: bool = False
 
 
 def authenticate(username: str, password: str) -> Call[None]:
@@ -42,22 +63,132 @@ def authenticate(username: str, password: str) -> Call[None]:
     return Call(Authenticate(username, password), _read_nothing)
 
 
-def get(key: KeyLike) -> Call[bytes | None]:
+def hello() -> Call[None]:
+    """Asks whether the server speaks more than the Rust program's messages; it answers UNEXPECTED_MESSAGE if not."""
+    return Call(Hello(PROTOCOL_VERSION, ()), _read_welcome, idempotent=True)
+
+
+def use(namespace: str, table: str) -> Call[None]:
+    """From here on this is the connection's table."""
+    return Call(engine.Use(namespace, table), _read_nothing, idempotent=True, engine=True)
+
+
+class Place(NamedTuple):
+    """The table that a call is about; None: the connection's."""
+
+    namespace: str | None = None
+    table: str | None = None
+
+
+HERE: Final = Place()
+
+
+def get(key: KeyLike, place: Place = HERE) -> Call[bytes | None]:
     """Answered with the value, or None where the key is absent."""
-    return Call(Get(to_bytes(key)), _read_value, idempotent=True, early=True)
+    if place == HERE:
+        return Call(Get(to_bytes(key)), _read_value, idempotent=True, early=True)
+    return Call(engine.Read(*place, to_bytes(key)), _read_value, idempotent=True, engine=True)
 
 
-def set_(key: KeyLike, value: ValueLike) -> Call[None]:
+def set_(
+    key: KeyLike,
+    value: ValueLike,
+    *,
+    ttl: Duration | None = None,
+    if_version: int | None = None,
+    if_absent: bool = False,
+    place: Place = HERE,
+) -> Call[None]:
     """Raises InvalidValue where the wire has no room for the value's size."""
     stored = to_bytes(value)
     if len(stored) > MAX_VALUE_BYTES_ON_THE_WIRE:
         raise InvalidValue(f"the value has {len(stored)} bytes, more than a message can carry; store it in parts")
-    return Call(Set(to_bytes(key), stored), _read_nothing, early=_is_small(stored))
+    version = version_of(if_version, if_absent=if_absent)
+    if place == HERE and ttl is None and version is None:
+        return Call(Set(to_bytes(key), stored), _read_nothing, early=_is_small(stored))
+    return Call(engine.Store(*place, to_bytes(key), stored, milliseconds(ttl), version), _read_nothing, engine=True)
 
 
-def delete(key: KeyLike) -> Call[bytes | None]:
+def delete(key: KeyLike, *, if_version: int | None = None, place: Place = HERE) -> Call[bytes | None]:
     """Answered with the value that was removed, or None where the key was absent."""
-    return Call(Delete(to_bytes(key)), _read_value, early=True)
+    if place == HERE and if_version is None:
+        return Call(Delete(to_bytes(key)), _read_value, early=True)
+    return Call(engine.Remove(*place, to_bytes(key), if_version), _read_value, engine=True)
+
+
+def entry(key: KeyLike, place: Place = HERE) -> Call[Entry | None]:
+    """Answered with the value and what is known of it, or None where the key is absent."""
+    return Call(engine.Fetch(*place, to_bytes(key)), _read_entry, idempotent=True, engine=True)
+
+
+def expire(key: KeyLike, ttl: Duration, place: Place = HERE) -> Call[bool]:
+    """Answered with whether there is such a key."""
+    argument = b"%d" % (milliseconds(ttl) or 0)
+    return Call(engine.Update(*place, to_bytes(key), "expire", argument), _read_truth, engine=True)
+
+
+def persist(key: KeyLike, place: Place = HERE) -> Call[bool]:
+    """Answered with whether the key had an expiry."""
+    return Call(engine.Update(*place, to_bytes(key), "persist"), _read_truth, engine=True)
+
+
+def increment(key: KeyLike, amount: int, place: Place = HERE) -> Call[int]:
+    """Answered with the sum."""
+    return Call(engine.Update(*place, to_bytes(key), "incr", b"%d" % amount), _read_number, engine=True)
+
+
+def append(key: KeyLike, suffix: ValueLike, place: Place = HERE) -> Call[int]:
+    """Answered with the new length in bytes."""
+    return Call(engine.Update(*place, to_bytes(key), "append", to_bytes(suffix)), _read_number, engine=True)
+
+
+def getset(key: KeyLike, value: ValueLike, place: Place = HERE) -> Call[bytes | None]:
+    """Answered with the old value, or None where there was none."""
+    return Call(engine.Update(*place, to_bytes(key), "getset", to_bytes(value)), _read_value, engine=True)
+
+
+def exists(key: KeyLike, place: Place = HERE) -> Call[bool]:
+    """Answered with whether the key has a value."""
+    return Call(engine.Exists(*place, to_bytes(key)), _read_truth, idempotent=True, engine=True)
+
+
+def count(keys: Range, place: Place = HERE) -> Call[int]:
+    """Answered with how many keys there are in the range."""
+    return Call(engine.Count(*place, *keys), _read_number, idempotent=True, engine=True)
+
+
+def page(keys: Range, limit: int, *, values: bool, place: Place = HERE) -> Call[engine.Page]:
+    """Answered with the next keys of the range."""
+    return Call(engine.Scan(*place, *keys, limit, values), _read_page, idempotent=True, engine=True)
+
+
+def batch(steps: Sequence[engine.Step], place: Place = HERE) -> Call[None]:
+    """All of the steps or none."""
+    return Call(engine.Batch(*place, tuple(steps)), _read_nothing, engine=True)
+
+
+def administer(*words: str, idempotent: bool = False) -> Call[object]:
+    """A command about tables; answered with its JSON document, decoded."""
+    return Call(engine.Administer(words), _read_report, idempotent=idempotent, engine=True)
+
+
+def milliseconds(ttl: Duration | None) -> int | None:
+    """`ttl` for the wire; raises InvalidValue where it is no time to live."""
+    if ttl is None:
+        return None
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if not 0 < seconds <= MAX_TTL_SECONDS:
+        raise InvalidValue(f"a key lives for more than 0 and at most {MAX_TTL_SECONDS} seconds; delete it instead")
+    return max(1, round(seconds * 1_000))
+
+
+def version_of(if_version: int | None, *, if_absent: bool) -> int | None:
+    """The condition for the wire; raises ValueError where both are given."""
+    if not if_absent:
+        return if_version
+    if if_version is not None:
+        raise ValueError("if_version and if_absent exclude each other; give one of them")
+    return 0
 
 
 def ping() -> Call[float]:
@@ -74,6 +205,65 @@ def _read_value(reply: Message, _seconds: float) -> bytes | None:
     match reply:
         case Success(value):
             return value
+        case _:
+            raise _misfit(reply)
+
+
+def _read_welcome(reply: Message, _seconds: float) -> None:
+    match reply:
+        case Welcome():
+            return
+        case _:
+            raise _misfit(reply)
+
+
+def _read_entry(reply: Message, _seconds: float) -> Entry | None:
+    match reply:
+        case engine.Entry(value, version, timestamp_us, expires_us):
+            return Entry(value, version, _moment(timestamp_us), _moment(expires_us) if expires_us else None)
+        case Success(None):
+            return None
+        case _:
+            raise _misfit(reply)
+
+
+def _moment(us: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=us)
+    except OverflowError:
+        raise ProtocolError("the server's reply has a time outside the years 1 to 9999") from None
+
+
+def _read_number(reply: Message, _seconds: float) -> int:
+    match reply:
+        case engine.Number(value):
+            return value
+        case _:
+            raise _misfit(reply)
+
+
+def _read_truth(reply: Message, seconds: float) -> bool:
+    return _read_number(reply, seconds) != 0
+
+
+def _read_page(reply: Message, _seconds: float) -> engine.Page:
+    match reply:
+        case engine.Page():
+            return reply
+        case _:
+            raise _misfit(reply)
+
+
+def _read_report(reply: Message, _seconds: float) -> object:
+    match reply:
+        case engine.Report(document):
+            import json  # here, since no plain command needs it
+
+            try:
+                report: object = json.loads(document)
+            except ValueError:
+                raise ProtocolError("the server's report is no JSON") from None
+            return report
         case _:
             raise _misfit(reply)
 

@@ -8,13 +8,15 @@ to hand its reply to another. Knows nothing of sockets, threads or asyncio; a sh
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
-from kvsd.client import failures
+from kvsd.client import calls, failures
 from kvsd.client.calls import Call
 from kvsd.client.settings import ConnectSettings
-from kvsd.errors import ConnectionLost, KvsdError, ProtocolError, RequestError, StorageError, from_wire
+from kvsd.errors import Conflict, ConnectionLost, KvsdError, ProtocolError, RequestError, StorageError, from_wire
+from kvsd.protocol import engine
 from kvsd.protocol.decoder import Decoder, Limits, Refused
 from kvsd.protocol.messages import Fail, Message, encode
 from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES
@@ -63,7 +65,7 @@ class Outcome(Generic[R]):
 class Conversation:
     """Calls in the order in which they were sent, each with its waiter. The first must be the authentication."""
 
-    __slots__ = ("_authenticated", "_decoder", "_heard", "_settings", "_waiting")
+    __slots__ = ("_authenticated", "_decoder", "_heard", "_in_place", "_settings", "_waiting", "_welcomed")
 
     def __init__(self, settings: ConnectSettings) -> None:
         self._settings = settings
@@ -71,11 +73,23 @@ class Conversation:
         # Any: calls of all kinds of result wait in one queue. `send` pairs each with a waiter of its own kind.
         self._waiting: deque[tuple[Call[Any], Waiter[Any], float]] = deque()
         self._heard = False
+        self._welcomed = False
+        self._in_place = settings.place is None
         self._authenticated = False
 
     def __len__(self) -> int:
         """How many replies are still to come, those that nobody waits for included."""
         return len(self._waiting)
+
+    def preparations(self, call: Call[R]) -> Iterator[Call[None]]:
+        """What must be asked, each with success, before `call` is sent."""
+        if (call.engine or not self._in_place) and not self._welcomed:
+            yield calls.hello()
+            self._welcomed = True
+        if not self._in_place:
+            assert self._settings.place is not None
+            yield calls.use(*self._settings.place)
+            self._in_place = True
 
     def send(self, call: Call[R], waiter: Waiter[R]) -> bytes:
         """The bytes to send for `call`; its reply will settle `waiter`.
@@ -157,6 +171,8 @@ class Conversation:
                 raise from_wire(code, message)
             case Refused(error):
                 raise error
+            case engine.Mismatch(version, text):
+                raise Conflict(text, version)
             case _:
                 return reply
 

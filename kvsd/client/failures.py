@@ -10,7 +10,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from kvsd.errors import AuthenticationError, ConnectionLost, KvsdError, Timeout
+from kvsd.errors import AuthenticationError, ConnectionLost, KvsdError, Timeout, UnexpectedMessage
 
 if TYPE_CHECKING:
     from kvsd.client.settings import ConnectSettings
@@ -114,6 +114,13 @@ def hung_up_on_plain_client(settings: ConnectSettings, *, may_be_applied: bool) 
 def wrong_credentials(settings: ConnectSettings) -> AuthenticationError:
     """For a server that refused the credentials and told no reason, so as not to help guessing."""
     return AuthenticationError(f"the server at {settings.address} refused the user name or the password; check both")
+
+
+def plain_server(settings: ConnectSettings) -> UnexpectedMessage:
+    """For a server that answers Hello as the Rust program does."""
+    return UnexpectedMessage(
+        f"the server at {settings.address} can do plain get, set and delete on default/default only; use a kvsd server"
+    )
 
 
 def silent(settings: ConnectSettings) -> ConnectionLost:

@@ -15,7 +15,7 @@ from typing import Final, TypeVar, cast
 
 from kvsd.config import SETTINGS, ClientSettings
 from kvsd.errors import AuthenticationError, ConfigError
-from kvsd.types import Address
+from kvsd.types import NAME, Address
 from kvsd.url import Url
 from kvsd.url import parse as parse_url
 
@@ -47,6 +47,8 @@ class ConnectSettings:
     disable_tls: bool = _DEFAULTS.disable_tls
     timeout_seconds: float = _DEFAULTS.timeout
     connect_timeout_seconds: float = DEFAULT_CONNECT_TIMEOUT_SECONDS
+    namespace: str = _DEFAULTS.namespace
+    table: str = _DEFAULTS.table
 
     def __post_init__(self) -> None:
         if not self.host:
@@ -57,9 +59,19 @@ class ConnectSettings:
             seconds: float = getattr(self, name)
             if not (seconds > 0 and math.isfinite(seconds)):
                 raise ConfigError(f"{name} is {seconds}; it takes a finite number above 0")
+        for name in ("namespace", "table"):
+            if not NAME.fullmatch(getattr(self, name)):
+                raise ConfigError(
+                    f"the {name} {getattr(self, name)!r} is no name: a-z, 0-9, _ and -, at most 64 of them"
+                )
         for name in ("username", "password"):
             if not _fits_one_line(getattr(self, name)):
                 raise ConfigError(f"the {name} cannot be sent: it takes UTF-8 text without line breaks")
+
+    @property
+    def place(self) -> tuple[str, str] | None:
+        """Namespace and table that connections are to use; None: those that they begin with."""
+        return None if (self.namespace, self.table) == ("default", "default") else (self.namespace, self.table)
 
     @property
     def address(self) -> str:
@@ -79,6 +91,8 @@ def resolve(
     disable_tls: bool | None = None,
     timeout: float | None = None,
     connect_timeout: float | None = None,
+    namespace: str | None = None,
+    table: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> ConnectSettings:
     """Settings from the arguments, then the URL, then the environment, then the defaults.
@@ -89,8 +103,6 @@ def resolve(
     Raises ConfigError for a value that cannot work, AuthenticationError where no user name or no password is given.
     """
     given = Url() if url is None else parse_url(url)
-    if (given.namespace, given.table) not in {(None, None), ("default", "default")}:
-        raise ConfigError("the URL names a table; this client reaches default/default only, leave the path out")
 
     def choose(name: str, argument: T | None, in_url: T | None) -> T:
         if argument is not None:
@@ -123,6 +135,8 @@ def resolve(
         disable_tls=choose("disable_tls", disable_tls, given.disable_tls),
         timeout_seconds=choose("timeout", timeout, given.timeout),
         connect_timeout_seconds=DEFAULT_CONNECT_TIMEOUT_SECONDS if connect_timeout is None else connect_timeout,
+        namespace=choose("namespace", namespace, given.namespace),
+        table=choose("table", table, given.table),
     )
 
 

@@ -9,25 +9,31 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from kvsd.client import calls
-from kvsd.client.calls import Call
+from kvsd.client.calls import Call, Place
 from kvsd.client.pool import Pool
 from kvsd.client.retries import Retries
 from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve
 from kvsd.client.sync_connection import Connection
+from kvsd.client.sync_table import Table
 from kvsd.client.tls import client_context
 from kvsd.errors import KvsdError
-from kvsd.types import KeyLike, ValueLike
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 DEFAULT_POOL_SIZE = 8
+
+PIPELINED_CALLS = 100
+"""Sent at once by get_many and set_many: their replies fit what both sides buffer, unless values are large."""
 
 
 def connect(
@@ -42,14 +48,17 @@ def connect(
     disable_tls: bool | None = None,
     timeout: float | None = None,
     connect_timeout: float | None = None,
+    namespace: str | None = None,
+    table: str | None = None,
     pool_size: int = DEFAULT_POOL_SIZE,
 ) -> Client:
     """A blocking client of one server. Opens nothing yet: the first call does.
 
-    What is not given is taken from the URL (`kvsd://user:password@host:port?ca=…`), then from KVSD_HOST, KVSD_PORT,
-    KVSD_USERNAME, KVSD_PASSWORD, KVSD_CA, KVSD_INSECURE, KVSD_DISABLE_TLS and KVSD_TIMEOUT, then from the defaults:
-    127.0.0.1:7379 over TLS, verified by the system's authorities or by the one in `ca` alone, `timeout` 30 s for a
-    call with all its waits and retries, `connect_timeout` 10 s for opening a connection. Config files are not read.
+    What is not given is taken from the URL (`kvsd://user:password@host:port/namespace/table?ca=…`), then from
+    KVSD_HOST, KVSD_PORT, KVSD_USERNAME, KVSD_PASSWORD, KVSD_CA, KVSD_INSECURE, KVSD_DISABLE_TLS, KVSD_TIMEOUT,
+    KVSD_NAMESPACE and KVSD_TABLE, then from the defaults: 127.0.0.1:7379 over TLS, verified by the system's
+    authorities or by the one in `ca` alone, `timeout` 30 s for a call with all its waits and retries,
+    `connect_timeout` 10 s for opening a connection, table default/default. Config files are not read.
 
     `insecure` verifies nothing and is warned of; `disable_tls` sends all in the clear, the password too.
 
@@ -66,13 +75,15 @@ def connect(
         disable_tls=disable_tls,
         timeout=timeout,
         connect_timeout=connect_timeout,
+        namespace=namespace,
+        table=table,
     )
     if settings.insecure and not settings.disable_tls:
         warnings.warn(INSECURE_WARNING, RuntimeWarning, stacklevel=2)
     return Client(settings, pool_size=pool_size)
 
 
-class Client:
+class Client(Table):
     """A server's keys and values, for any number of threads; close it, or use it as a context manager.
 
     At most `pool_size` connections are open, each used by one thread at a time; further threads wait. A connection
@@ -90,25 +101,18 @@ class Client:
 
     def __init__(self, settings: ConnectSettings, *, pool_size: int = DEFAULT_POOL_SIZE) -> None:
         """Raises ConfigError where the CA file is unfit. Warning of `insecure` is up to the caller."""
+        super().__init__()
         self._timeout_seconds = settings.timeout_seconds
         context = client_context(settings)
         self._pool = Pool(settings, pool_size, lambda deadline: Connection(settings, context, deadline))
 
-    def get(self, key: KeyLike) -> bytes | None:
-        """The value of `key`, None where it is absent."""
-        return self._run(calls.get(key))
-
-    def set(self, key: KeyLike, value: ValueLike) -> None:
-        """Store `value` under `key`. Under the server's default settings it is on disk when this returns."""
-        self._run(calls.set_(key, value))
-
-    def delete(self, key: KeyLike) -> bytes | None:
-        """Remove `key`; the value that it had, None where it was absent."""
-        return self._run(calls.delete(key))
+    def table(self, table: str, *, namespace: str | None = None) -> Table:
+        """Another table on the same connections; its namespace is the client's unless another is given."""
+        return _View(self, Place(namespace, table))
 
     def ping(self) -> float:
         """Seconds from sending a ping to its reply; opening a connection and logging in do not count."""
-        return self._run(calls.ping())
+        return self.run(calls.ping())
 
     def close(self) -> None:
         """Close the idle connections at once, and each busy one after its call. Later calls raise ConnectionLost."""
@@ -125,16 +129,45 @@ class Client:
     ) -> None:
         self.close()
 
-    def _run(self, call: Call[R]) -> R:
+    def administer(self, *words: str) -> object:
+        """Run a command about tables, such as `table list`; its report, as JSON has it (docs/wire-format.md)."""
+        return self.run(calls.administer(*words))
+
+    def run(self, call: Call[R]) -> R:
+        return self._try(lambda connection, deadline: connection.run(call, deadline), idempotent=call.idempotent)
+
+    def run_all(self, batch: list[Call[R]]) -> list[R]:
+        results: list[R] = []
+        for start in range(0, len(batch), PIPELINED_CALLS):
+            part = batch[start : start + PIPELINED_CALLS]
+            results += self._try(partial(Connection.run_all, calls=part), idempotent=part[0].idempotent)
+        return results
+
+    def _try(self, action: Callable[[Connection, float], T], *, idempotent: bool) -> T:
+        """`action` with a connection and a deadline, again where that may help."""
         deadline = monotonic() + self._timeout_seconds
-        retries = Retries(idempotent=call.idempotent)
+        retries = Retries(idempotent=idempotent)
         while True:
             connection = None
             try:
                 with self._pool.lend(deadline) as connection:
-                    return connection.run(call, deadline)
+                    return action(connection, deadline)
             except KvsdError as error:
                 pause_seconds = retries.pause_after(error, connected=connection is not None)
                 if pause_seconds is None or monotonic() + pause_seconds >= deadline:
                     raise
             time.sleep(pause_seconds)
+
+
+class _View(Table):
+    """Another table of a client."""
+
+    def __init__(self, client: Client, place: Place) -> None:
+        super().__init__(place)
+        self._client = client
+
+    def run(self, call: Call[R]) -> R:
+        return self._client.run(call)
+
+    def run_all(self, batch: list[Call[R]]) -> list[R]:
+        return self._client.run_all(batch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections.abc import Sequence
 from time import monotonic
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from kvsd.client import failures
 from kvsd.client.calls import Call, authenticate
 from kvsd.client.conversation import Conversation, Outcome
 from kvsd.client.settings import ConnectSettings
+from kvsd.errors import UnexpectedMessage
 
 R = TypeVar("R")
 
@@ -47,21 +49,35 @@ class Connection:
         Raises what the server answered; ConnectionLost, Timeout, whose `may_be_applied` is false where not one byte
         of the call was sent; ProtocolError. Only `usable` tells whether the connection survived.
         """
+        return self.run_all(deadline, [call])[0]
+
+    def run_all(self, deadline: float, calls: Sequence[Call[R]]) -> list[R]:
+        """The same for several calls, sent at once; raises the first error once all have their replies."""
+        try:
+            for first in self._conversation.preparations(calls[0]):
+                self._exchange([first], deadline)
+        except UnexpectedMessage:
+            raise failures.plain_server(self._settings) from None
+        return self._exchange(calls, deadline)
+
+    def _exchange(self, calls: Sequence[Call[R]], deadline: float) -> list[R]:
         self.usable = False
         self._sent_bytes = 0
-        outcome: Outcome[R] = Outcome()
+        outcomes: list[Outcome[R]] = [Outcome() for _ in calls]
         try:
-            if self._greeting and not call.early:
+            if self._greeting and not (calls[0].early and len(calls) == 1):
                 self._transmit(b"", deadline)
                 self._await(self._welcome, deadline)
-            self._transmit(self._conversation.send(call, outcome), deadline)
-            self._await(outcome, deadline)
+            sent = [self._conversation.send(call, outcome) for call, outcome in zip(calls, outcomes, strict=True)]
+            self._transmit(b"".join(sent), deadline)
+            for outcome in outcomes:
+                self._await(outcome, deadline)
         except TimeoutError:
             if not self._welcome.done():
                 raise failures.no_handshake(self._settings, self._opening_seconds) from None
             raise failures.no_reply(self._settings, may_be_applied=self._sent_bytes > 0) from None
         self.usable = True
-        return outcome.result()
+        return [outcome.result() for outcome in outcomes]
 
     def is_stale(self) -> bool:
         """Whether the server has closed an idle connection, or said something that nobody asked for."""

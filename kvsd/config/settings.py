@@ -242,6 +242,8 @@ class ClientSettings:
         "Seconds that a request may take.",
         environment=("KVSD_TIMEOUT",),
     )
+    namespace: str = _setting("default", values.table_name, "Namespace of the table.", environment=("KVSD_NAMESPACE",))
+    table: str = _setting("default", values.table_name, "Table that keys are in.", environment=("KVSD_TABLE",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from kvsd.types import NAME
+
 Choice = TypeVar("Choice", bound=StrEnum)
 
 KIB: Final = 1024
@@ -137,3 +139,10 @@ port: Final = whole(1, 65_535)
 
 timeout: Final = seconds(0.001, DAY_SECONDS)
 """A wait in seconds: a millisecond to a day."""
+
+
+def table_name(text: str) -> str:
+    """A parser of the names of namespaces and tables."""
+    if not NAME.fullmatch(text):
+        raise ValueError("must be 1 to 64 of a-z, 0-9, _ and -, and begin with a letter or a digit")
+    return text

@@ -7,8 +7,8 @@ how much of each segment is dead. Must not know files; a position is opaque here
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, KeysView
-from typing import Final, TypeAlias
+from collections.abc import Iterable, KeysView, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind
 from kvsd.table.expiry import Expiries
@@ -47,10 +47,23 @@ def value_bytes_of(location: Location) -> int:
     return location >> _BYTES_SHIFT & _BYTES_MASK
 
 
+class Block(NamedTuple):
+    """Some thousand entries of one segment, at least one, in the log's order; only the newest of each key."""
+
+    keys: Sequence[Key]
+    locations: list[Location]
+    expires_us: Sequence[int]
+    """Of the locations that are flagged EXPIRES, in their order."""
+    tombstones: int
+    """How many of the locations are those of tombstones."""
+    dead_bytes: int
+    """Of the entries that were left out, since a newer one of their key is in this Block."""
+
+
 class Index:
     """Tombstones stay, flagged, so that a recreated key knows its previous entry."""
 
-    __slots__ = ("_locations", "dead_bytes", "expiries", "live")
+    __slots__ = ("_ever_deleted", "_locations", "dead_bytes", "expiries", "live")
 
     def __init__(self) -> None:
         self._locations: dict[Key, Location] = {}
@@ -59,6 +72,7 @@ class Index:
         """Keys that have a value, those included that are due to expire."""
         self.dead_bytes: defaultdict[int, int] = defaultdict(int)
         """Segment number → bytes of its entries that a newer entry of their key has replaced."""
+        self._ever_deleted = False
 
     def __len__(self) -> int:
         """Keys, the deleted ones included."""
@@ -93,12 +107,11 @@ class Index:
         self._locations[key] = location
 
     def replay(self, records: Iterable[Record]) -> None:
-        """Build the index from a log's records, in their order.
+        """Take in a log's records, in their order; `finish` comes after the last ones.
 
-        Packing in this loop, and counting at its end, takes 0.8 µs of the 1.9 that an entry took with calls.
+        Packing in this loop, and counting in `finish`, takes 0.8 µs of the 1.9 that an entry took with calls.
         """
-        locations, dead = self._locations, self.dead_bytes
-        times: dict[Key, int] = {}
+        locations, dead, times = self._locations, self.dead_bytes, self.expiries.times
         for kind, key, seq, position, value_bytes, expires_us in records:
             if key in locations:
                 old = locations[key]
@@ -114,8 +127,35 @@ class Index:
                     times[key] = expires_us
             elif kind in TOMBSTONES:
                 locations[key] = pack(seq, position, 0, TOMBSTONE)
+                self._ever_deleted = True
             elif kind == Kind.CLEAR:
                 locations.clear()
                 times.clear()
-        self.expiries.load(times)
-        self.live = sum(1 for location in locations.values() if not location & TOMBSTONE)
+
+    def load(self, block: Block) -> None:
+        """The same with a Block: 0.35 µs a key, since no line of Python runs for a key that is new."""
+        locations, times = self._locations, self.expiries.times
+        found = list(map(locations.setdefault, block.keys, block.locations))
+        if found != block.locations:
+            for key, old, new in zip(block.keys, found, block.locations, strict=True):
+                if old != new:
+                    self.dead_bytes[old >> _NUMBER_SHIFT & _NUMBER_MASK] += (
+                        HEADER_BYTES + len(key) + (old >> _BYTES_SHIFT & _BYTES_MASK)
+                    )
+                    if old & EXPIRES:
+                        del times[key]
+                    locations[key] = new
+        if block.dead_bytes:
+            self.dead_bytes[block.locations[0] >> _NUMBER_SHIFT & _NUMBER_MASK] += block.dead_bytes
+        if block.expires_us:
+            expiring = (key for key, new in zip(block.keys, block.locations, strict=True) if new & EXPIRES)
+            times.update(zip(expiring, block.expires_us, strict=True))
+        self._ever_deleted |= block.tombstones > 0
+
+    def finish(self) -> None:
+        """All that there is has been replayed or loaded."""
+        self.expiries.load(self.expiries.times)
+        tombstones = 0
+        if self._ever_deleted:
+            tombstones = sum(1 for location in self._locations.values() if location & TOMBSTONE)
+        self.live = len(self._locations) - tombstones

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias, assert_never
@@ -17,7 +17,7 @@ from zlib import crc32
 from kvsd.table import recovery
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
 from kvsd.table.medium import Medium
-from kvsd.table.scan import Record
+from kvsd.table.progress import Progress
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
 from kvsd.table.settlement import Settlement
 from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
@@ -78,7 +78,7 @@ class Read:
 
 
 class Log:
-    """One table's log. `recover` must be exhausted before anything else is called."""
+    """One table's log. `recover` comes before anything else."""
 
     def __init__(self, directory: Path, options: LogOptions, medium: Medium | None = None) -> None:
         self.directory = directory
@@ -91,15 +91,18 @@ class Log:
         self._segments: dict[int, Segment] = {}
         self._settlement: Settlement | None = None
         self._runs: list[Run] = []
+        self._unhinted: list[Path] = []
+        self.progress = Progress()
+        """Of the recovery; any thread may look."""
 
-    def recover(self) -> Iterator[Record]:
-        """Replay all intact entries in order, settle the tail, and open a new active segment.
+    def recover(self, sink: recovery.Sink) -> None:
+        """Give all intact entries to `sink` in order, settle the tail, and open a new active segment.
 
         Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk; but a full disk
         leaves a log that can be read, and is not `is_settled`.
         """
-        settlement = yield from recovery.recover(
-            self.medium, self.directory, loose=self._is_loose, now_us=self.options.now_us
+        settlement, self._unhinted = recovery.recover(
+            self.medium, self.directory, sink, self.progress, loose=self._is_loose, now_us=self.options.now_us
         )
         self.torn_tail = settlement.torn
         self._segments = {segment.header.number: segment for segment in settlement.segments}
@@ -264,6 +267,8 @@ class Log:
         """`append` has run: its entries can be read, and count as synced if it synced."""
         for run in append.runs:
             assert run.segment is not None
+            if run.seal is not None:
+                self._unhinted.append(run.segment.path)
             if run.segment is not self._active:
                 self._segments[run.header.number] = self._active = run.segment
                 self._filled_to = max(self.medium.size(run.segment.fd), run.end)
@@ -308,6 +313,7 @@ class Log:
             case Resume():
                 assert job.created is not None
                 active = job.created
+                self._unhinted.append(job.path)
                 self._segments[job.header.number] = active
             case Settlement():
                 found, active = self._segments, job.segments[-1]
@@ -358,6 +364,13 @@ class Log:
 
     def synced(self, sync: Sync) -> None:
         self._mark_synced(sync.segment.header, sync.end)
+
+    def take_unhinted(self) -> list[Path]:
+        """The sealed segments that want a hint and were not yet handed out."""
+        if not self.is_settled:
+            return []
+        paths, self._unhinted = self._unhinted, []
+        return paths
 
     def finish(self) -> Append:
         """The last job before `close`: the SEAL of a clean stop, after which nothing may be staged."""

@@ -6,39 +6,57 @@ Settlement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from kvsd.errors import CorruptLog
 from kvsd.table.entry import HEADER, HEADER_BYTES, Header, header_is_intact
+from kvsd.table.hint import Hint
+from kvsd.table.index import Block, position_of
 from kvsd.table.medium import Medium
+from kvsd.table.progress import Progress
 from kvsd.table.scan import Record, Scan
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment, parse_name
 from kvsd.table.settlement import Settlement
 
 _WINDOW_BYTES: Final = 4 << 20
+_POSITION: Final = 3  # in a Record
+
+
+class Sink(Protocol):
+    """Takes the log's entries in their order, by either call."""
+
+    def replay(self, records: Iterable[Record]) -> None: ...
+    def load(self, block: Block) -> None: ...
 
 
 def recover(
-    medium: Medium, directory: Path, *, loose: bool, now_us: Callable[[], int]
-) -> Generator[Record, None, Settlement]:
-    """Yield all intact entries in order; returns the job that settles the tail and creates a new active segment.
+    medium: Medium, directory: Path, sink: Sink, progress: Progress, *, loose: bool, now_us: Callable[[], int]
+) -> tuple[Settlement, list[Path]]:
+    """Give all intact entries to `sink`; returns the job that settles the tail and creates a new active segment,
+    and the segments that want a hint once it has run.
 
-    Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk.
+    A segment with a SEAL is taken from its hint where that can be believed; then damage to an entry is found by whoever
+    reads it. Else every byte is checked. Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError
+    from the disk.
     """
     medium.make_directory(directory)
     segments = _open_segments(medium, directory)
     try:
         covered_through = 0
         empty: set[int] = set()
+        unhinted: list[Path] = []
         scan: Scan | None = None
+        progress.bytes_total = sum(medium.size(segment.fd) for segment in segments)
         for segment in segments:
             _check_continues(segment, covered_through)
-            scan = Scan(segment, whole_batches=segment is segments[-1])
-            yield from scan
+            scan, is_hinted = _read(segment, sink, progress, is_last=segment is segments[-1])
             if not scan.count:
                 empty.add(segment.header.segment_id)
+            elif not is_hinted:
+                unhinted.append(segment.path)
             if segment is not segments[-1] or scan.sealed_at is not None:
                 _check_sealed(scan)
                 covered_through = scan.covered_through
@@ -48,7 +66,37 @@ def recover(
             segment.close()
         raise
     timestamp_us = now_us() if scan is None else max(now_us(), scan.last_timestamp_us + 1)
-    return Settlement(medium, directory, segments, scan, empty=empty, torn=torn, timestamp_us=timestamp_us, loose=loose)
+    settlement = Settlement(
+        medium, directory, segments, scan, empty=empty, torn=torn, timestamp_us=timestamp_us, loose=loose
+    )
+    return settlement, unhinted
+
+
+def _read(segment: Segment, sink: Sink, progress: Progress, *, is_last: bool) -> tuple[Scan, bool]:
+    """Give the entries of `segment` to `sink`; whether its hint had them all."""
+    before = progress.bytes_done
+
+    def reached(offset: int) -> None:
+        progress.bytes_done = before + offset
+
+    loaded_to = 0
+    hint = Hint.open(segment)
+    if hint is not None:
+        with closing(hint):
+            scan = Scan(segment, whole_batches=False)
+            if scan.accept(hint.seal):
+                for block in hint:
+                    sink.load(block)
+                    loaded_to = position_of(block.locations[-1])
+                    reached(loaded_to - segment.header.position(0))
+                if hint.is_whole:
+                    reached(scan.size_bytes)
+                    return scan, True
+    scan = Scan(segment, whole_batches=is_last, reached=reached)
+    # What a damaged hint had before its damage is loaded: once more, and it would count as replaced.
+    sink.replay(scan if not loaded_to else (record for record in scan if record[_POSITION] > loaded_to))
+    reached(scan.size_bytes)
+    return scan, False
 
 
 def _open_segments(medium: Medium, directory: Path) -> list[Segment]:

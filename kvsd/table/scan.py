@@ -6,13 +6,13 @@ is a torn tail; that is recovery's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 from zlib import crc32
 
 from kvsd.errors import UnsupportedFormat
 from kvsd.table import entry
-from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, SEAL_VALUE, SEQ_GAP, Kind
+from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, SEAL_VALUE, SEQ_GAP, Header, Kind, header_is_intact
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment
 from kvsd.types import Key
 
@@ -22,16 +22,29 @@ Record: TypeAlias = tuple[int, Key, int, int, int, int]
 _WINDOW_BYTES: Final = 4 << 20
 
 
+class Seal(NamedTuple):
+    """Where a segment's SEAL stands, and what it says of the entries before it."""
+
+    offset: int
+    entries: int
+    last_seq: int
+    digest: int
+
+
 class Scan:
     """One pass over a segment; iterating yields its Records, and the attributes then say how it ended.
 
-    With `whole_batches` the entries of a batch come only once all of them are there.
+    With `whole_batches` the entries of a batch come only once all of them are there. `reached` is told the offset
+    now and then.
     Iterating raises UnsupportedFormat for an intact entry of a kind or codec that is not known.
     """
 
-    def __init__(self, segment: Segment, *, whole_batches: bool) -> None:
+    def __init__(
+        self, segment: Segment, *, whole_batches: bool, reached: Callable[[int], None] = lambda _: None
+    ) -> None:
         self.segment = segment
         self.whole_batches = whole_batches
+        self._reached = reached
         self.size_bytes = segment.medium.size(segment.fd)
         self.accepted_to = SEGMENT_HEADER_BYTES
         """Where the intact entries end."""
@@ -39,11 +52,15 @@ class Scan:
         self.last_seq = 0
         self.digest = 0
         self.last_timestamp_us = segment.header.base_timestamp_us
-        self.sealed_at: int | None = None
-        """Offset of an intact SEAL whose count, seq and digest fit; the scan ends with it."""
+        self.seal: Seal | None = None
+        """An intact SEAL whose count, seq and digest fit; the scan ends with it."""
         self.lost_numbers = False
         """The SEAL says so: recovery put it there, after a run whose unsynced entries may have been seen."""
         self.ended_because = ""
+
+    @property
+    def sealed_at(self) -> int | None:
+        return None if self.seal is None else self.seal.offset
 
     @property
     def end_seq(self) -> int:
@@ -54,6 +71,22 @@ class Scan:
     def covered_through(self) -> int:
         """The last number that the segment answers for; an empty one answers for none."""
         return self.end_seq if self.count else self.segment.header.covered_from - 1
+
+    def accept(self, seal: Seal) -> bool:
+        """Instead of iterating: whether the segment has this very SEAL, which vouches for what is before it."""
+        segment = self.segment
+        data = segment.medium.read(segment.fd, HEADER_BYTES + SEAL_VALUE.size, seal.offset)
+        if not header_is_intact(data, 0, segment.header.mark, segment.crc_seed ^ seal.offset):
+            return False
+        header, value = Header._make(HEADER.unpack_from(data)), data[HEADER_BYTES:]
+        if header.kind != Kind.SEAL or crc32(value) != header.body_crc or value != SEAL_VALUE.pack(*seal[1:]):
+            return False
+        self.seal = seal
+        self.lost_numbers = header.seq - seal.last_seq > SEQ_GAP
+        self.accepted_to = seal.offset + len(data)
+        self.count, self.digest = seal.entries, seal.digest
+        self.last_seq, self.last_timestamp_us = header.seq, header.timestamp_us
+        return True
 
     def __iter__(self) -> Iterator[Record]:
         segment = self.segment
@@ -72,6 +105,7 @@ class Scan:
             if len(data) - at < HEADER_BYTES:
                 base += at
                 at = 0
+                self._reached(base)
                 data = medium.read(fd, _WINDOW_BYTES, base)
                 if len(data) < HEADER_BYTES:
                     self.ended_because = "the file ends inside an entry's header" if data else "the file ends"
@@ -89,6 +123,7 @@ class Scan:
                 self.ended_because = "an entry's value is longer than the format allows"
                 break
             if end > len(data):
+                self._reached(offset)
                 data = medium.read(fd, max(_WINDOW_BYTES, end - at), offset)
                 end -= at
                 base, at = offset, 0
@@ -110,7 +145,7 @@ class Scan:
                 if batch or data[at + HEADER_BYTES : end] != SEAL_VALUE.pack(count, self.last_seq, digest):
                     self.ended_because = "the SEAL does not fit the entries before it"
                     break
-                self.sealed_at = offset
+                self.seal = Seal(offset, count, self.last_seq, digest)
                 self.lost_numbers = seq - last_seq > SEQ_GAP
                 self.accepted_to = base + end
                 self.last_seq, self.last_timestamp_us = seq, timestamp

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from kvsd.table import hint
 from kvsd.table.entry import SEQ_GAP, encode_seal
 from kvsd.table.medium import Medium
 from kvsd.table.scan import Scan
@@ -82,6 +83,8 @@ class Settlement:
             is_temporary = name.endswith(TEMPORARY) and parse_name(name.removesuffix(TEMPORARY))
             if is_temporary or name == RESERVE_NAME:
                 self.medium.unlink(self.directory / name)
+        for name in hint.leftovers(self.medium.names(self.directory)):
+            self.medium.unlink(self.directory / name)
 
     def _begin(self) -> SegmentHeader:
         # Only now, and not where the folders are created: a run may have died in between.

@@ -16,6 +16,7 @@ from kvsd.table.entry import HEADER_BYTES, Kind
 from kvsd.table.index import Index, Location
 from kvsd.table.log import Log, Read
 from kvsd.table.order import KeyOrder
+from kvsd.table.progress import Progress
 from kvsd.table.request import Status
 from kvsd.table.segment import Stored
 from kvsd.table.work import Append
@@ -74,7 +75,13 @@ class Store:
 
         Raises CorruptLog or UnsupportedFormat, or OSError from the disk; the store is unusable then.
         """
-        self._index.replay(self.log.recover())
+        self.log.recover(self._index)
+        self._index.finish()
+
+    @property
+    def recovering(self) -> Progress:
+        """How far `recover` has come; any thread may look."""
+        return self.log.progress
 
     @property
     def pending_group(self) -> int:

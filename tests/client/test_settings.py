@@ -138,10 +138,14 @@ def test_what_cannot_work_is_refused(given: dict[str, object]) -> None:
         ConnectSettings(**{"username": "u", "password": "p", **given})
 
 
-def test_a_url_that_names_another_table_is_refused_and_not_ignored() -> None:
-    assert resolve("kvsd://u:p@host/default/default", environ={}).host == "host"
-    with pytest.raises(ConfigError, match="default/default only"):
-        resolve("kvsd://u:p@host/default/other", environ={})
+def test_the_table_comes_from_the_argument_then_the_url_then_the_environment() -> None:
+    environ = {"KVSD_NAMESPACE": "env", "KVSD_TABLE": "env"}
+    assert resolve("kvsd://u:p@host", environ={}).place is None
+    assert resolve("kvsd://u:p@host", environ=environ).place == ("env", "env")
+    assert resolve("kvsd://u:p@host/ns/t", environ=environ).place == ("ns", "t")
+    assert resolve("kvsd://u:p@host/ns/t", table="other", environ=environ).place == ("ns", "other")
+    with pytest.raises(ConfigError, match="is no name"):
+        resolve("kvsd://u:p@host", table="../etc", environ={})
 
 
 def test_an_ipv6_address_is_shown_in_brackets() -> None:

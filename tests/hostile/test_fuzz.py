@@ -20,7 +20,7 @@ from .test_silence import client_hello
 
 HELLO = client_hello()
 
-REQUESTS = [Hello(1, ("f",)), Set(b"\r\n", b"v" * 300), Get(b"\xff"), Delete(b"k"), Set(b"k" * 1025, b""), Unknown(40)]
+REQUESTS = [Hello(1, ("f",)), Set(b"\r\n", b"v" * 300), Get(b"\xff"), Delete(b"k"), Set(b"k" * 1025, b""), Unknown(200)]
 MESSAGES = st.sampled_from([*VECTORS.values(), *map(encode, REQUESTS)])
 PARTS = st.sampled_from([b"*", b"#", b"$", b"+", b"|", b"T", b"\r\n", b"*3\r\n#\x05", b"$5\r\n", b"9" * 20, b"-1"])
 

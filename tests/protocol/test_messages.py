@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from kvsd.errors import ProtocolError
 from kvsd.protocol.decoder import Decoder
+from kvsd.protocol.engine import EngineType
 from kvsd.protocol.frames import Frame, Time
 from kvsd.protocol.messages import (
     MAX_FAIL_CODE_BYTES,
@@ -67,7 +68,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\
 KEYS = st.binary(max_size=40) | TEXTS.map(str.encode)
 TIMES = st.none() | st.integers(-(10**18), 10**19).map(Time)
 FEATURES = st.lists(TEXTS, max_size=5).map(tuple)
-UNKNOWN_TYPES = st.integers(0, 255).filter(lambda number: number not in frozenset(MessageType))
+UNKNOWN_TYPES = st.integers(0, 255).filter(lambda number: number not in {*MessageType, *EngineType})
 ANY_MESSAGE = st.one_of(
     st.builds(Ping, TIMES, TIMES),
     st.builds(Authenticate, TEXTS, TEXTS),

@@ -56,6 +56,7 @@ def test_a_replay_gives_what_the_same_puts_would() -> None:
             (Kind.EXPIRED, b"c", 7, 70, 0, 0),
         ]
     )
+    found.finish()
     assert found.find(b"gone") is None
     assert found.find(b"a") == index.pack(6, 60, 0, index.TOMBSTONE)
     assert found.find(b"b") == index.pack(4, 40, 6)

@@ -1,0 +1,164 @@
+"""A table as the blocking client sees it.
+
+Owns: the calls on one table, blocking. The meaning of each is `calls`', how it is carried out is the client's.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+from kvsd.client import calls
+from kvsd.client.batch import Batch
+from kvsd.client.calls import HERE, Call, Place
+from kvsd.client.ranges import Range, range_of
+from kvsd.types import Duration, Entry, Key, KeyLike, Value, ValueLike
+
+R = TypeVar("R")
+
+PAGE_KEYS = 500
+"""Asked for at once by a scan; values make a page end earlier."""
+
+
+class Table:
+    """One table's keys and values.
+
+    Keys and values are bytes; `str` is encoded as UTF-8. What every call raises stands at the client. A call with a
+    condition that does not hold raises Conflict, whose `version` is what the key has, 0 none.
+    """
+
+    def __init__(self, place: Place = HERE) -> None:
+        self._place = place
+
+    @abstractmethod
+    def run(self, call: Call[R]) -> R:
+        """Carry `call` out."""
+
+    def get(self, key: KeyLike) -> bytes | None:
+        """The value of `key`, None where it is absent."""
+        return self.run(calls.get(key, self._place))
+
+    def set(
+        self,
+        key: KeyLike,
+        value: ValueLike,
+        *,
+        ttl: Duration | None = None,
+        if_version: int | None = None,
+        if_absent: bool = False,
+    ) -> None:
+        """Store `value` under `key`. Under the server's default settings it is on disk when this returns.
+
+        With `ttl`, seconds or a timedelta, the key is gone after so long; without, an earlier expiry is taken away.
+        """
+        call = calls.set_(key, value, ttl=ttl, if_version=if_version, if_absent=if_absent, place=self._place)
+        self.run(call)
+
+    def delete(self, key: KeyLike, *, if_version: int | None = None) -> bytes | None:
+        """Remove `key`; the value that it had, None where it was absent."""
+        return self.run(calls.delete(key, if_version=if_version, place=self._place))
+
+    def entry(self, key: KeyLike) -> Entry | None:
+        """The value of `key` with its version, time and expiry; None where it is absent."""
+        return self.run(calls.entry(key, self._place))
+
+    def expire(self, key: KeyLike, ttl: Duration) -> bool:
+        """Have `key` gone after `ttl`, seconds or a timedelta; False where it is absent."""
+        return self.run(calls.expire(key, ttl, self._place))
+
+    def persist(self, key: KeyLike) -> bool:
+        """Have `key` not expire; False where it had no expiry, or is absent."""
+        return self.run(calls.persist(key, self._place))
+
+    def incr(self, key: KeyLike, amount: int = 1) -> int:
+        """Add `amount` to the decimal integer of 64 bits under `key`, 0 where it is absent; the sum.
+
+        Raises InvalidValue where the value is no such integer, or the sum would be none.
+        """
+        return self.run(calls.increment(key, amount, self._place))
+
+    def decr(self, key: KeyLike, amount: int = 1) -> int:
+        """Subtract, as `incr` adds."""
+        return self.run(calls.increment(key, -amount, self._place))
+
+    def append(self, key: KeyLike, suffix: ValueLike) -> int:
+        """Put `suffix` behind the value of `key`, or store it; the new length in bytes."""
+        return self.run(calls.append(key, suffix, self._place))
+
+    def getset(self, key: KeyLike, value: ValueLike) -> bytes | None:
+        """Store `value` under `key`; the value that it had, None where it was absent."""
+        return self.run(calls.getset(key, value, self._place))
+
+    def getdel(self, key: KeyLike) -> bytes | None:
+        """`delete` under its other name."""
+        return self.delete(key)
+
+    def exists(self, key: KeyLike) -> bool:
+        """Whether `key` has a value."""
+        return self.run(calls.exists(key, self._place))
+
+    def count(self, prefix: KeyLike = b"", *, start: KeyLike | None = None, end: KeyLike | None = None) -> int:
+        """How many keys begin with `prefix`, from `start` (included) to `end` (excluded)."""
+        return self.run(calls.count(range_of(prefix, start, end), self._place))
+
+    def scan(
+        self,
+        prefix: KeyLike = b"",
+        *,
+        start: KeyLike | None = None,
+        end: KeyLike | None = None,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Key, Value]]:
+        """Keys and values in the order of the keys, page by page as they are taken, at most `limit`.
+
+        Each page is what the table held at one moment. A key that is there all the while is found once; one that comes
+        or goes meanwhile may be found or not. To go on later, start behind the last key: `start=key + b"\\0"`.
+        """
+        for key, value in self._pages(range_of(prefix, start, end), limit, values=True):
+            if value is not None:
+                yield key, value
+
+    def keys(
+        self,
+        prefix: KeyLike = b"",
+        *,
+        start: KeyLike | None = None,
+        end: KeyLike | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Key]:
+        """The same without the values."""
+        for key, _ in self._pages(range_of(prefix, start, end), limit, values=False):
+            yield key
+
+    def _pages(self, keys: Range, limit: int | None, *, values: bool) -> Iterator[tuple[Key, Value | None]]:
+        rest: Key | None = keys.start
+        while rest is not None and (limit is None or limit > 0):
+            size = PAGE_KEYS if limit is None else min(limit, PAGE_KEYS)
+            page = self.run(calls.page(Range(rest, keys.end), size, values=values, place=self._place))
+            yield from page.items
+            limit = None if limit is None else limit - len(page.items)
+            rest = page.next
+
+    def get_many(self, keys: Iterable[KeyLike]) -> list[bytes | None]:
+        """The values of `keys` in their order, None for those that are absent; no snapshot, but pipelined."""
+        return self.run_all([calls.get(key, self._place) for key in keys])
+
+    def set_many(self, items: Mapping[str, ValueLike] | Mapping[bytes, ValueLike]) -> None:
+        """Store all of `items`, pipelined; each for itself, so an error may leave some of them stored."""
+        self.run_all([calls.set_(key, value, place=self._place) for key, value in items.items()])
+
+    @abstractmethod
+    def run_all(self, batch: list[Call[R]]) -> list[R]:
+        """Carry all of `batch` out, pipelined."""
+
+    @contextmanager
+    def batch(self) -> Iterator[Batch]:
+        """An atomic batch, sent at the end of the block; nothing is sent where the block raises.
+
+        Raises Conflict where one of its conditions does not hold: nothing has happened then.
+        """
+        batch = Batch()
+        yield batch
+        self.run(calls.batch(batch.steps, self._place))
