@@ -31,13 +31,13 @@ from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
 from kvsd.server.listener import Listener, bind
-from kvsd.server.loading import Metered
 from kvsd.server.reporting import make_reporter
 from kvsd.server.session import Services, Session
 from kvsd.server.tables import Tables
 from kvsd.server.tls import ensure_certificates, server_context
 from kvsd.table.actor import Pools
 from kvsd.table.budget import Budget
+from kvsd.table.medium import Medium
 from kvsd.types import Address, Fsync
 
 _COMMIT_THREADS: Final = 32
@@ -193,7 +193,7 @@ class Server:
         )
         for pool in (pools.commits, pools.reads):
             self._owned.callback(pool.shutdown)
-        return Tables(catalog, settings, pools, self.dispatcher, self._reporter, make_medium=Metered)
+        return Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium())
 
     @property
     def _spare_descriptors(self) -> int:

@@ -24,7 +24,7 @@ from kvsd.config import StorageSettings
 from kvsd.errors import KvsdError, Loading, StorageError, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped, TableSettings
 from kvsd.server.dispatcher import Dispatcher, TableName
-from kvsd.server.loading import Effective, Loader, Metered
+from kvsd.server.loading import Effective, Loader
 from kvsd.server.slot import Slot
 from kvsd.table.actor import Pools, TableActor
 from kvsd.table.budget import Budget
@@ -89,7 +89,7 @@ class Tables:
         dispatcher: Dispatcher,
         reporter: FilteringBoundLogger,
         *,
-        make_medium: Callable[[], Medium] = Metered,
+        medium: Medium | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._catalog = catalog
@@ -97,7 +97,7 @@ class Tables:
         self._pools = pools
         self._dispatcher = dispatcher
         self._reporter = reporter
-        self._make_medium = make_medium
+        self._medium = medium or Medium()
         self._patience_seconds = patience_seconds
         self._loop = asyncio.get_running_loop()
         self._tables: dict[TableName, Slot] = {}
@@ -167,11 +167,15 @@ class Tables:
             await self._close(table)
 
     async def _purge(self) -> None:
+        keep_seconds = self._storage.dropped_keep_seconds
         while True:
-            for dropped in await self._loop.run_in_executor(
-                self._loads, self._catalog.remove_dropped, self._storage.dropped_keep_seconds
-            ):
-                self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
+            try:
+                removed = await self._loop.run_in_executor(self._loads, self._catalog.remove_dropped, keep_seconds)
+            except OSError as error:
+                self._reporter.warning("dropped tables could not be removed", error=str(error))
+            else:
+                for dropped in removed:
+                    self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
             await asyncio.sleep(_PURGE_SECONDS)
 
     # Administration
@@ -273,10 +277,12 @@ class Tables:
                 raise table.refusal()
 
     def _find(self, name: TableName) -> Slot:
-        self._catalog.check_table(name)
         if self._stopping:
             raise TableUnavailable("the server is stopping")
-        return self._tables[name]
+        table = self._tables.get(name)
+        if table is None:
+            raise TableNotFound(f"no table {name}")
+        return table
 
     def _add(self, name: TableName, settings: TableSettings) -> None:
         table = self._tables[name] = Slot(name, settings, self._want)
@@ -314,15 +320,15 @@ class Tables:
             await asyncio.wait([table.opening])
 
     async def _opening(self, table: Slot) -> None:
-        loader = Loader(table.name, self._catalog.folder(table.name), self._make_medium())
+        effective = self._effective(table.settings)
+        loader = Loader(table.name, self._catalog.folder(table.name), effective, self._medium)
         patience = self._loop.call_later(
             self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
         )
         error: KvsdError | None = None
         try:
             await self._take_place(table)
-            effective = self._effective(table.settings)
-            store = await self._loop.run_in_executor(self._loads, loader.run, effective)
+            store = await self._loop.run_in_executor(self._loads, loader.run)
             actor = TableActor(
                 str(table.name),
                 store,

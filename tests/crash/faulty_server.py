@@ -24,7 +24,7 @@ SEGMENT_BYTES = 2_048
 @asynccontextmanager
 async def serve_on(medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Server, aio.Client]]:
     """A server whose data directory is the root of `medium`, and a client of it."""
-    monkeypatch.setattr("kvsd.server.server.Metered", lambda: medium)
+    monkeypatch.setattr("kvsd.server.server.Medium", lambda: medium)
     server = Server(
         Config(
             server=ServerSettings(listen_port=0, disable_tls=True, drain_timeout_seconds=5),

@@ -22,7 +22,6 @@ from kvsd.server.authentication import Principal
 from kvsd.server.catalog import Catalog, TableSettings
 from kvsd.server.directory import folder_of
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
-from kvsd.server.loading import Metered
 from kvsd.server.tables import Tables
 from kvsd.table.actor import Pools
 from kvsd.table.budget import Budget
@@ -76,7 +75,6 @@ async def served(
 ) -> AsyncIterator[Served]:
     reports, dispatcher = Reports(), Dispatcher()
     pools = Pools(commits=ThreadPoolExecutor(8), reads=ThreadPoolExecutor(2))
-    make_medium: Callable[[], Medium] = Metered if medium is None else lambda: medium
     catalog = Catalog(root)
     catalog.settle()
     tables = Tables(
@@ -85,7 +83,7 @@ async def served(
         pools,
         dispatcher,
         reports,  # type: ignore[arg-type]
-        make_medium=make_medium,
+        medium=medium,
         patience_seconds=patience_seconds,
     )
     tables.start()
@@ -157,27 +155,25 @@ async def test_requests_wait_for_a_quick_load_and_are_told_of_a_slow_one(tmp_pat
         assert await asyncio.wait_for(waiting, 10) == [None]
 
 
-async def test_the_progress_of_a_load_is_what_was_read_of_the_files(tmp_path: Path) -> None:
-    async with served(tmp_path) as one:
-        await one.ask(DEFAULT_TABLE, *(Set(b"%d" % n, bytes(9_000)) for n in range(40)))
+async def test_the_progress_of_a_load_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reached, go_on = threading.Event(), threading.Event()
+    recover = Store.recover
 
-    class Halting(Metered):
-        def read(self, fd: int, size: int, offset: int) -> bytes:
-            data = super().read(fd, size, offset)
-            if self.read_bytes > 200_000:
-                reached.set()
-                assert go_on.wait(20)
-            return data
+    def recover_slowly(self: Store) -> None:
+        self.recovering.bytes_total, self.recovering.bytes_done = 200, 83
+        reached.set()
+        assert go_on.wait(20)
+        recover(self)
 
-    async with served(tmp_path, medium=Halting(), patience_seconds=0) as one:
+    monkeypatch.setattr(Store, "recover", recover_slowly)
+    async with served(tmp_path, patience_seconds=0) as one:
         opening = asyncio.create_task(one.tables.load(DEFAULT_TABLE))
         await asyncio.to_thread(reached.wait, 20)
         [refused] = await one.ask(DEFAULT_TABLE, Get(b"k"))
         go_on.set()
         await opening
     assert isinstance(refused, Loading)
-    assert int(str(refused).split()[-2]) in range(30, 99)
+    assert str(refused) == "table default/default is being loaded, 41 %"
 
 
 async def test_a_table_that_loads_or_commits_slowly_delays_no_other(tmp_path: Path) -> None:
@@ -185,11 +181,10 @@ async def test_a_table_that_loads_or_commits_slowly_delays_no_other(tmp_path: Pa
         await one.tables.create(T)
     slow = FaultyMedium(tmp_path)
     gate = slow.hold(Call.SYNC)
-    mediums = iter([slow])
-    async with served(tmp_path) as one:
-        one.tables._make_medium = lambda: next(mediums, Medium())
+    async with served(tmp_path, medium=slow) as one:
         held = one.ask_nowait(one.mailbox(T), Set(b"k", b"v"))
         assert await asyncio.to_thread(gate.reached.wait, 20)
+        one.tables._medium = Medium()
         for n in range(20):
             assert await one.ask(DEFAULT_TABLE, Set(b"k", b"%d" % n), Get(b"k")) == [None, b"%d" % n]
         assert not held.done()
