@@ -263,6 +263,24 @@ async def test_no_request_is_swallowed_by_tables_that_close_under_it(tmp_path: P
         assert len(one.open_names()) == 1
 
 
+async def test_a_table_that_waits_for_a_place_gets_that_of_one_which_was_being_reopened(
+    tmp_path: Path, gate: threading.Event
+) -> None:
+    gate.set()
+    async with served(tmp_path, max_open_tables=1) as one:
+        await one.tables.create(T)
+        await one.ask(DEFAULT_TABLE, Get(b"k"))
+        gate.clear()
+        reopening = asyncio.create_task(one.tables.reopen(DEFAULT_TABLE))
+        await until(lambda: one.tables.list()[0].state == "loading", "not reopened")
+        waiting = one.ask_nowait(one.mailbox(T), Get(b"k"))
+        await until(lambda: len(one.tables._open_tables) == 2, "not asked for")
+        gate.set()
+        await reopening
+        assert await asyncio.wait_for(waiting, 10) == [None]
+        assert one.open_names() == ["default/t"]
+
+
 async def test_a_request_behind_the_end_of_an_actor_is_served_by_the_next(tmp_path: Path) -> None:
     async with served(tmp_path, max_open_tables=1) as one:
         await one.tables.create(T)
