@@ -188,6 +188,14 @@ class StorageSettings:
         values.size(0, 1_024 * GIB),
         "Memory for recently used values, all tables together; 0: none.",
     )
+    max_open_tables: int = _setting(
+        256,
+        values.whole(1, 1_000_000),
+        "Tables open at a time; past it the least recently used one is closed until it is asked for again.",
+    )
+    dropped_keep_seconds: int = _setting(
+        7 * DAY_SECONDS, values.whole(0, 100_000 * DAY_SECONDS), "Time that the files of a dropped table are kept."
+    )
     max_key_bytes: int = _setting(MAX_KEY_BYTES, values.size(1, 64 * KIB - 1), "Longest key.")
     max_value_bytes: int = _setting(MAX_VALUE_BYTES, values.size(1, LARGEST_VALUE_BYTES), "Longest value.")
     users: tuple[User, ...] = ()

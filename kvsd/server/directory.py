@@ -1,7 +1,7 @@
 """The data directory: who owns it, and where a table's files are.
 
-Owns: the lock file, where each table lies, and the refusal of foreign data. Must not know what is in a
-table's files.
+Owns: the lock file, where each table lies, and the refusal of foreign data. Must not know which tables there are, nor
+what is in their files.
 """
 
 from __future__ import annotations
@@ -72,13 +72,16 @@ class DataDirectory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def tables(self) -> list[TableName]:
-        """All tables that have a folder, by name."""
-        return [
-            TableName(folder.parent.name, folder.name)
-            for folder in sorted(self.root.glob("namespaces/*/*"))
-            if folder.is_dir() and NAME.fullmatch(folder.name) and NAME.fullmatch(folder.parent.name)
-        ]
 
-    def folder(self, name: TableName) -> Path:
-        return self.root / "namespaces" / name.namespace / name.table
+def folder_of(root: Path, name: TableName) -> Path:
+    """Where the files of a table are."""
+    return root / "namespaces" / name.namespace / name.table
+
+
+def folders_in(root: Path) -> list[TableName]:
+    """Whose folders there are, by name; a link counts as what it leads to, and other names as nobody's."""
+    return [
+        TableName(folder.parent.name, folder.name)
+        for folder in sorted(root.glob("namespaces/*/*"))
+        if folder.is_dir() and NAME.fullmatch(folder.name) and NAME.fullmatch(folder.parent.name)
+    ]

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
-from kvsd.server.dispatcher import DEFAULT_TABLE
+from kvsd.server.dispatcher import DEFAULT_TABLE, TableName
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.store import Store
 from kvsd.types import Key, Value
@@ -20,14 +21,27 @@ from kvsd.types import Key, Value
 _GROUP_BYTES: Final = 4 << 20
 
 
-def write(root: Path, items: Iterable[tuple[Key, Value]], options: LogOptions | None = None) -> int:
-    """Set all `items` in `default/default` under `root`, synced and sealed; returns how many.
+def write(
+    root: Path,
+    items: Iterable[tuple[Key, Value]],
+    options: LogOptions | None = None,
+    *,
+    name: TableName = DEFAULT_TABLE,
+) -> int:
+    """Set all `items` in table `name` under `root`, synced and sealed; returns how many. A missing one is made.
 
-    Raises ConfigError where the directory is in use or cannot be used, CorruptLog where its table is damaged, and the
-    OSError of a disk that is full or fails; what was written before an error stays.
+    Raises ConfigError where the directory is in use or cannot be used or its catalog is damaged, CorruptLog where its
+    table is damaged, what Catalog.create_table raises, and the OSError of a disk that is full or fails; what was
+    written before an error stays.
     """
     with DataDirectory(root) as directory:
-        store = Store(Log(directory.folder(DEFAULT_TABLE), options or LogOptions()), cache_bytes=0)
+        catalog = Catalog(directory.root)
+        catalog.settle()
+        if name.namespace not in catalog.namespaces:
+            catalog.create_namespace(name.namespace)
+        if name not in catalog.tables:
+            catalog.create_table(name)
+        store = Store(Log(catalog.folder(name), options or LogOptions()), cache_bytes=0)
         try:
             store.recover()
             if not store.log.is_settled:

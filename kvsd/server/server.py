@@ -24,19 +24,20 @@ from typing import Any, Final
 from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import Config
-from kvsd.errors import ConfigError, StorageError, TableUnavailable
+from kvsd.errors import ConfigError
 from kvsd.protocol.decoder import Limits
 from kvsd.server.authentication import Authenticator, insecure_users
+from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
+from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
 from kvsd.server.listener import Listener, bind
 from kvsd.server.reporting import make_reporter
 from kvsd.server.session import Services, Session
+from kvsd.server.tables import Tables
 from kvsd.server.tls import ensure_certificates, server_context
-from kvsd.table.actor import Pools, TableActor
+from kvsd.table.actor import Pools
 from kvsd.table.budget import Budget
-from kvsd.table.log import Log, LogOptions
-from kvsd.table.store import Store
+from kvsd.table.medium import Medium
 from kvsd.types import Address, Fsync
 
 _COMMIT_THREADS: Final = 32
@@ -62,8 +63,8 @@ class Server:
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
         self._owned = contextlib.AsyncExitStack()
-        self._actors: list[asyncio.Task[None]] = []
         self._sockets: list[socket.socket] = []
+        self.tables: Tables
         self._services: Services
         self._listener: Listener
 
@@ -81,8 +82,8 @@ class Server:
 
     @property
     def entries(self) -> int:
-        """Keys that have a value, in all tables."""
-        return sum(map(len, self.dispatcher.actors))
+        """Keys that have a value, in all open tables."""
+        return self.tables.entries
 
     @property
     def connections(self) -> int:
@@ -94,18 +95,23 @@ class Server:
         tls = "off" if self.config.server.disable_tls else "on"
         return (
             f"kvsd ready on {address} tls={tls} data={self.config.storage.root_dir} "
-            f"tables={len(self.dispatcher.actors)} unavailable={self.dispatcher.unavailable} "
+            f"tables={len(self.tables) - self.tables.unavailable} unavailable={self.tables.unavailable} "
             f"entries={self.entries} recovered_ms={self.recovered_ms}"
         )
 
     # Start
 
     async def start(self) -> None:
-        """Check, lock, recover, and listen, in this order; raises ConfigError, and has let go of everything then."""
+        """Check, lock, listen, and recover `default/default`, in this order.
+
+        Raises ConfigError, and has let go of everything then.
+        """
         try:
             self._check_exposure()
             # Twice: for what is open when the connections come, and for what comes later.
-            descriptors = _raise_descriptor_limit(self.config.server.max_tcp_connections + 2 * _SPARE_DESCRIPTORS)
+            descriptors = _raise_descriptor_limit(
+                self.config.server.max_tcp_connections + self._spare_descriptors + _SPARE_DESCRIPTORS
+            )
             directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir))
             context = self._tls_context()
             authenticator = Authenticator.from_users(self.config.storage.users)
@@ -115,7 +121,8 @@ class Server:
             )
             for listening in self._sockets:
                 self._owned.callback(listening.close)
-            await self._open_tables(directory)
+            self.tables = self._make_tables(directory)
+            self._owned.push_async_callback(self.tables.stop)
             self._services = self._make_services(authenticator)
             self._listener = Listener(
                 self._sockets,
@@ -124,11 +131,16 @@ class Server:
                 context=context,
                 reporter=self._reporter,
             )
+            self._listener.start()
+            self._owned.push_async_callback(self._stop_listening)
+            self.tables.start()
+            started = time.monotonic()
+            # Clients are told LOADING meanwhile; all other tables open when somebody asks for them.
+            await self.tables.load(DEFAULT_TABLE)
+            self.recovered_ms = round((time.monotonic() - started) * 1000)
         except BaseException:
-            await self._stop_actors()
             await self._owned.aclose()
             raise
-        self._listener.start()
 
     def _check_exposure(self) -> None:
         """Refuse to be reachable from other machines in a way that gives the data away."""
@@ -163,7 +175,7 @@ class Server:
         self.ca_path = created.ca if created is not None else beside if beside.exists() else self.config.client.ca
         return server_context(certificate, key, settings.tls_key_passphrase)
 
-    async def _open_tables(self, directory: DataDirectory) -> None:
+    def _make_tables(self, directory: DataDirectory) -> Tables:
         settings = self.config.storage
         if settings.fsync is not Fsync.ALWAYS:
             lost = (
@@ -172,6 +184,9 @@ class Server:
                 else "any number of acknowledged writes"
             )
             self._reporter.warning(f"fsync: {settings.fsync}; a power loss can take {lost}")
+        catalog = Catalog(directory.root)
+        for name in catalog.settle():
+            self._reporter.warning("a folder that is no table's is set aside", table=str(name))
         pools = Pools(
             commits=ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="kvsd-commit"),
             reads=ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="kvsd-read"),
@@ -179,38 +194,18 @@ class Server:
         )
         for pool in filter(None, (pools.commits, pools.reads, pools.background)):
             self._owned.callback(pool.shutdown)
-        started = time.monotonic()
-        names = sorted({DEFAULT_TABLE, *directory.tables()})
-        for name in names:
-            await self._open_table(directory, name, pools, settings.cache_bytes // len(names))
-        self.recovered_ms = round((time.monotonic() - started) * 1000)
+        return Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium())
 
-    async def _open_table(self, directory: DataDirectory, name: TableName, pools: Pools, cache_bytes: int) -> None:
-        """A table that cannot be opened does not keep the others from being served."""
-        settings = self.config.storage
-        options = LogOptions(settings.fsync, settings.segment_bytes)
-        store = Store(Log(directory.folder(name), options), cache_bytes=cache_bytes)
-        try:
-            await self._loop.run_in_executor(pools.commits, store.recover)
-        except StorageError as error:
-            self._reporter.critical("a table cannot be opened", table=str(name), error=str(error))
-            self.dispatcher.add(name, error)
-            return
-        except OSError as error:
-            self._reporter.critical("a table cannot be opened", table=str(name), error=str(error))
-            self.dispatcher.add(name, TableUnavailable(f"table {name} cannot be opened: {error}; check the disk"))
-            return
-        if store.log.torn_tail:
-            self._reporter.warning("an interrupted append was cut off and set aside", table=str(name))
-        actor = TableActor(str(name), store, pools, self._reporter, fsync_interval_ms=settings.fsync_interval_ms)
-        self.dispatcher.add(name, actor)
-        self._actors.append(self._loop.create_task(actor.run(), name=f"table {name}"))
+    @property
+    def _spare_descriptors(self) -> int:
+        """What the tables may need beside the connections: one for each, and one for each further segment."""
+        return self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
 
     def _affordable_connections(self, descriptors: float) -> int:
         """As many as configured, or as leave the tables some of the process's `descriptors`."""
         wanted = self.config.server.max_tcp_connections
         free = descriptors - len(os.listdir("/dev/fd"))
-        affordable = max(free - _SPARE_DESCRIPTORS, free // 2, 1)
+        affordable = max(free - self._spare_descriptors, free // 2, 1)
         if affordable >= wanted:
             return wanted
         self._reporter.warning(
@@ -241,6 +236,9 @@ class Server:
 
         Connections that are not done within `server.drain_timeout_seconds` are cut.
         """
+        await self._owned.aclose()
+
+    async def _stop_listening(self) -> None:
         await self._listener.stop()
         for session in list(self._services.sessions):
             session.drain()
@@ -251,16 +249,6 @@ class Server:
             self._reporter.warning("connections cut at the end of the drain", connections=self.connections)
             self._listener.abort()
             await self._listener.wait_closed()
-        await self._stop_actors()
-        await self._owned.aclose()
-
-    async def _stop_actors(self) -> None:
-        for actor in self.dispatcher.actors:
-            await actor.mailbox.put(None)
-        for ended in await asyncio.gather(*self._actors, return_exceptions=True):
-            if isinstance(ended, Exception):
-                # Nothing acknowledged is lost: recovery settles what the actor could not.
-                self._reporter.critical("a table was not closed in order", exc_info=ended)
 
 
 @contextlib.asynccontextmanager

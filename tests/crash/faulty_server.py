@@ -8,14 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import pytest
 
 from kvsd.client import aio
 from kvsd.config import Config, ServerSettings, StorageSettings, User
 from kvsd.server import Server
-from kvsd.table.log import Log
 from tests.crash.recording import Reports
 from tests.server.peers import PASSWORD_HASH
 from tests.table.medium import FaultyMedium
@@ -26,7 +24,7 @@ SEGMENT_BYTES = 2_048
 @asynccontextmanager
 async def serve_on(medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Server, aio.Client]]:
     """A server whose data directory is the root of `medium`, and a client of it."""
-    monkeypatch.setattr("kvsd.server.server.Log", partial(Log, medium=medium))
+    monkeypatch.setattr("kvsd.server.server.Medium", lambda: medium)
     server = Server(
         Config(
             server=ServerSettings(listen_port=0, disable_tls=True, drain_timeout_seconds=5),

@@ -53,7 +53,7 @@ async def fail_and_restart(folder: Path, monkeypatch: pytest.MonkeyPatch, *, at:
     ledger, medium = Ledger(), FaultyMedium(folder / "before")
     medium.fail(errno.EIO, at=at, forever=forever)
     async with serve_on(medium, monkeypatch) as (server, client):
-        if server.dispatcher.unavailable:
+        if server.tables.unavailable:
             with pytest.raises(TableUnavailable, match=r"cannot be opened: \[Errno 5\]"):
                 await client.set(b"k", b"v")
         else:
@@ -63,7 +63,7 @@ async def fail_and_restart(folder: Path, monkeypatch: pytest.MonkeyPatch, *, at:
     survivor = medium.disk(seed=at).survivors(random.Random(at), folder / "after")
     for healthy in (medium, survivor):
         async with serve_on(healthy, monkeypatch) as (server, client):
-            assert (server.dispatcher.unavailable, server.entries) == (0, await deepcopy(ledger).verify(client))
+            assert (server.tables.unavailable, server.entries) == (0, await deepcopy(ledger).verify(client))
             assert await client.get(b"late") is None
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kvsd.errors import ConfigError
-from kvsd.server.directory import DataDirectory
+from kvsd.server.directory import DataDirectory, folder_of, folders_in
 from kvsd.server.dispatcher import TableName
 from kvsd.types import NAME
 
@@ -21,7 +21,7 @@ from kvsd.types import NAME
 def test_a_missing_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     with DataDirectory(tmp_path / "a" / "data") as directory:
         assert stat.S_IMODE(directory.root.stat().st_mode) == 0o700
-        assert directory.tables() == []
+        assert folders_in(directory.root) == []
 
 
 def test_a_second_owner_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
@@ -88,9 +88,8 @@ def test_only_folders_with_proper_names_are_tables(tmp_path: Path) -> None:
     for place in ("default/default", "a-1/b_2", "a-1/Upper", ".hidden/t", "a-1/" + "n" * 65):
         (tmp_path / "namespaces" / place).mkdir(parents=True)
     (tmp_path / "namespaces" / "default" / "file").touch()
-    with DataDirectory(tmp_path) as directory:
-        assert directory.tables() == [TableName("a-1", "b_2"), TableName("default", "default")]
-        assert directory.folder(TableName("a-1", "b_2")) == tmp_path / "namespaces" / "a-1" / "b_2"
+    assert folders_in(tmp_path) == [TableName("a-1", "b_2"), TableName("default", "default")]
+    assert folder_of(tmp_path, TableName("a-1", "b_2")) == tmp_path / "namespaces" / "a-1" / "b_2"
 
 
 @pytest.mark.parametrize("name", ["", "-a", "_a", "A", "a.b", "a/b", "..", "a\n", "ä", "a" * 65])

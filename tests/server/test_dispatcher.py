@@ -1,36 +1,29 @@
-"""Names to mailboxes: an unknown table and one that could not be opened are told apart."""
+"""Names to mailboxes: a table is found by its whole name, and one that is gone is not found."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
-from kvsd.errors import CorruptLog, TableNotFound
+from kvsd.errors import TableNotFound
 from kvsd.server.authentication import Principal
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
-from kvsd.table.actor import TableActor
+from kvsd.table.request import Mailbox
 
 ANN = Principal("ann")
 
 
-class Actor(TableActor):
-    def __init__(self) -> None:
-        self.mailbox = asyncio.Queue()
-
-
 def test_a_table_is_found_by_its_whole_name() -> None:
-    dispatcher, actor = Dispatcher(), Actor()
-    dispatcher.add(DEFAULT_TABLE, actor)
-    assert dispatcher.mailbox(ANN, TableName("default", "default")) is actor.mailbox
+    dispatcher = Dispatcher()
+    mailbox: Mailbox = asyncio.Queue()
+    dispatcher.add(DEFAULT_TABLE, mailbox)
+    assert dispatcher.mailbox(ANN, TableName("default", "default")) is mailbox
     unknown = dispatcher.mailbox(ANN, TableName("default", "other"))
     assert isinstance(unknown, TableNotFound)
     assert "default/other" in str(unknown)
 
 
-def test_a_table_that_cannot_be_opened_is_counted_and_answers_with_the_reason() -> None:
-    dispatcher, actor = Dispatcher(), Actor()
-    dispatcher.add(DEFAULT_TABLE, actor)
-    dispatcher.add(TableName("default", "bad"), reason := CorruptLog("damaged at 7"))
-    assert dispatcher.mailbox(ANN, TableName("default", "bad")) is reason
-    assert dispatcher.actors == [cast(TableActor, actor)]
-    assert dispatcher.unavailable == 1
+def test_a_table_that_was_dropped_is_not_found() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.add(DEFAULT_TABLE, asyncio.Queue())
+    dispatcher.remove(DEFAULT_TABLE)
+    assert isinstance(dispatcher.mailbox(ANN, DEFAULT_TABLE), TableNotFound)

@@ -10,7 +10,7 @@ import pytest
 
 from kvsd.errors import ConfigError, CorruptLog
 from kvsd.server import offline
-from kvsd.server.directory import DataDirectory
+from kvsd.server.directory import DataDirectory, folders_in
 from kvsd.server.dispatcher import DEFAULT_TABLE
 from kvsd.server.kvsd_rs import RustFile
 from kvsd.table.log import Log, LogOptions
@@ -156,4 +156,4 @@ def test_an_error_of_the_disk_is_none_of_the_configuration(tmp_path: Path) -> No
 def test_an_import_goes_to_the_default_table(tmp_path: Path) -> None:
     offline.write(tmp_path, [(b"a", b"1")])
     with DataDirectory(tmp_path) as directory:
-        assert directory.tables() == [DEFAULT_TABLE]
+        assert folders_in(directory.root) == [DEFAULT_TABLE]

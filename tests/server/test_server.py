@@ -21,6 +21,7 @@ from kvsd.protocol.messages import Authenticate, Fail, Get, Ping, Set, Success, 
 from kvsd.server import Server, listener
 from kvsd.server.authentication import Authenticator, Principal, hash_password
 from kvsd.server.directory import DataDirectory
+from kvsd.server.dispatcher import TableName
 from kvsd.server.listener import bind
 from kvsd.server.server import is_loopback
 from kvsd.table import request
@@ -318,7 +319,8 @@ def test_only_loopback_counts_as_unreachable_from_elsewhere(host: str, expected:
 async def test_a_crash_of_one_table_leaves_the_others_alone(start: Start, tmp_path: Path, reports: Reports) -> None:
     (tmp_path / "data" / "namespaces" / "default" / "other").mkdir(parents=True)
     server = await start()
-    broken, healthy = server.dispatcher.actors
+    await server.tables.load(TableName("default", "other"))
+    broken, healthy = server.tables.actors
     assert [broken.name, healthy.name] == ["default/default", "default/other"]
 
     async def ask(table: object, *operations: request.Operation) -> list[request.Result]:
@@ -342,7 +344,7 @@ async def test_a_table_that_cannot_be_closed_does_not_keep_the_rest_from_closing
     config = make_config()
     server = Server(config, reports)
     await server.start()
-    [table] = server.dispatcher.actors
+    [table] = server.tables.actors
     close = table._store.log.close
 
     def fail() -> None:

@@ -10,6 +10,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,11 +30,10 @@ from kvsd.protocol.messages import (
     Welcome,
     encode,
 )
-from kvsd.server import Server, session
+from kvsd.server import Server, session, slot
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.dispatcher import DEFAULT_TABLE
 from kvsd.server.session import Session
-from kvsd.table import actor
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
@@ -377,8 +377,8 @@ class Table(TableActor):
 
 async def test_the_rest_of_a_cut_request_goes_before_all_that_came_behind_it(start: Start) -> None:
     server = await start(tls=False)
-    (opened,) = server.dispatcher.actors
-    server.dispatcher.add(DEFAULT_TABLE, table := Table())
+    table = Table()
+    server.dispatcher.add(DEFAULT_TABLE, table.mailbox)
     wire, conversation = Wire(), Session(server._services)
     conversation.connection_made(wire)
     deliver(conversation, LOGIN)
@@ -403,7 +403,6 @@ async def test_the_rest_of_a_cut_request_goes_before_all_that_came_behind_it(sta
     replies = b"".join(encode(Success(value)) for value in (b"1", b"b", b"c", b"d", b"e"))
     await until(lambda: b"".join(wire.written) == replies, "not all is sent")
     conversation.connection_lost(None)
-    server.dispatcher.add(DEFAULT_TABLE, opened)
 
 
 # Room
@@ -431,15 +430,16 @@ class Halt:
         self._server = server
 
     async def begin(self) -> None:
-        [task] = self._server._actors
-        task.cancel()
-        await asyncio.wait([task])
-        self._server._actors.clear()
+        [table] = self._server.tables._open_tables
+        assert table.running is not None
+        table.running.cancel()
+        await asyncio.wait([table.running])
 
     def end(self) -> None:
-        if not self._server._actors:
-            [table] = self._server.dispatcher.actors
-            self._server._actors.append(asyncio.create_task(table.run()))
+        for table in self._server.tables._open_tables:
+            if table.running.done():
+                table.running = asyncio.create_task(table.actor.run())
+                table.running.add_done_callback(partial(self._server.tables._ended, table))
 
 
 class StuckDisk:
@@ -543,7 +543,7 @@ async def test_a_peer_that_reads_slowly_is_not_cut(start: Start, connect: Connec
 async def test_a_full_mailbox_makes_sessions_wait_and_loses_nothing(
     start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor, "MAILBOX_REQUESTS", 2)
+    monkeypatch.setattr(slot, "MAILBOX_REQUESTS", 2)
     server = await start(tls=False)
     peers = [await connect(server) for _ in range(4)]
     halt = Halt(server)

@@ -235,8 +235,16 @@ class Disk:
 def _rename(names: dict[str, int], change: _Rename) -> None:
     if change.removed is not None:
         names.pop(change.removed, None)
+    if change.removed is not None and change.added is not None:
+        _move_content(names, change.removed, change.added[0])
     if change.added is not None:
         names[change.added[0]] = change.added[1]
+
+
+def _move_content(names: dict[str, int], old: str, new: str) -> None:
+    """A folder takes all that is in it along."""
+    for name in [name for name in names if name.startswith(f"{old}/")]:
+        names[new + name[len(old) :]] = names.pop(name)
 
 
 @dataclass(slots=True)
@@ -455,8 +463,13 @@ class FaultyMedium(Medium):
 
     def rename(self, old: Path, new: Path) -> None:
         with self._call(Call.RENAME):
-            number = self._names[self._name(new)] = self._names.pop(self._name(old))
-            self._record(Call.RENAME, name=self._name(old), target=self._name(new), file=number)
+            name, target = self._name(old), self._name(new)
+            if old.is_dir():
+                number = _DIRECTORY
+                _move_content(self._names, name, target)
+            else:
+                number = self._names[target] = self._names.pop(name)
+            self._record(Call.RENAME, name=name, target=target, file=number)
             super().rename(old, new)
 
     def link(self, path: Path, new: Path) -> None:

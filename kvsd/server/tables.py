@@ -1,0 +1,430 @@
+"""The tables of a running server: which are open, and what becomes of Requests for those that are not.
+
+Owns: opening on first use, the cap of open tables, and administration (create, settings, drop, reopen). Must not know
+sessions, nor what is in a table.
+
+A table's mailbox lasts as long as the table, and longer than its actors: whoever holds it may put Requests there at any
+time. Behind it is an actor, or else `Slot.knock`, which opens the table or answers why it cannot be had. So there
+is no moment in which a Request could be swallowed by a table that closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial, update_wrapper
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from structlog.typing import FilteringBoundLogger
+
+from kvsd.config import StorageSettings
+from kvsd.errors import KvsdError, Loading, StorageError, TableNotFound, TableUnavailable
+from kvsd.server.catalog import Catalog, Dropped, TableSettings
+from kvsd.server.dispatcher import Dispatcher, TableName
+from kvsd.server.loading import Effective, Loader
+from kvsd.server.slot import Slot
+from kvsd.table.actor import Pools, TableActor
+from kvsd.table.budget import Budget
+from kvsd.table.medium import Medium
+from kvsd.table.request import Describe, Origin, Request, Status
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+PATIENCE_SECONDS: Final = 0.25
+"""Requests wait for so long that their table opens, as small ones do; then they are answered LOADING."""
+
+_LOAD_THREADS: Final = 4
+_PURGE_SECONDS: Final = 3_600.0
+_DESCRIPTION_BYTES: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class TableEntry:
+    """A table in a list."""
+
+    name: TableName
+    state: str
+    """closed (opens when it is asked for), loading, unavailable, or as in Status."""
+    settings: TableSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """All there is to say about a table."""
+
+    entry: TableEntry
+    effective: Effective
+    status: Status | None
+    """None where the table cannot be asked, with the reason in `error`."""
+    error: KvsdError | None
+
+
+def _to_its_end(
+    method: Callable[Concatenate[Tables, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Tables, P], Coroutine[Any, Any, T]]:
+    """Done as a whole, even if whoever asked for it goes away in the middle."""
+
+    async def whole(self: Tables, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        task = asyncio.get_running_loop().create_task(method(self, *args, **kwargs))
+        self.changes.add(task)
+        task.add_done_callback(self.changes.discard)
+        return await asyncio.shield(task)
+
+    update_wrapper(whole, method)
+    return whole
+
+
+class Tables:
+    """All tables of `catalog`. `start` comes first and `stop` last; both, like all the rest, on the event loop."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        storage: StorageSettings,
+        pools: Pools,
+        dispatcher: Dispatcher,
+        reporter: FilteringBoundLogger,
+        *,
+        medium: Medium | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._catalog = catalog
+        self._storage = storage
+        self._pools = pools
+        self._dispatcher = dispatcher
+        self._reporter = reporter
+        self._medium = medium or Medium()
+        self._patience_seconds = patience_seconds
+        self._loop = asyncio.get_running_loop()
+        self._tables: dict[TableName, Slot] = {}
+        self._loads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="kvsd-load")
+        self._administration = ThreadPoolExecutor(1, thread_name_prefix="kvsd-tables")
+        self._changing = asyncio.Lock()
+        """One change of the catalog at a time."""
+        self._purging: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._open_tables: dict[Slot, None] = {}
+        """Those with an actor or on the way to one."""
+        self._placed: set[Slot] = set()
+        """Those of them that count for the cap; the others wait for a place."""
+        self._moved = asyncio.Event()
+        """A place may be free, or be made so."""
+        self.changes: set[asyncio.Task[Any]] = set()
+        """What `stop` must see to its end."""
+        for name, settings in catalog.tables.items():
+            self._add(name, settings)
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    @property
+    def actors(self) -> list[TableActor]:
+        """Those of the open tables."""
+        return [table.actor for table in self._open_tables if table.actor is not None]
+
+    @property
+    def unavailable(self) -> int:
+        """How many tables could not be opened."""
+        return sum(table.is_unavailable for table in self._tables.values())
+
+    @property
+    def entries(self) -> int:
+        """Keys that have a value, in all open tables."""
+        return sum(map(len, self.actors))
+
+    # Start and stop
+
+    def start(self) -> None:
+        """From now on tables open when they are asked for, and what was dropped long ago is removed."""
+        self._purging = self._loop.create_task(self._purge(), name="dropped tables")
+
+    async def load(self, name: TableName) -> None:
+        """Open a table before anybody asks for it; a failure is what its Requests are answered with."""
+        table = self._tables[name]
+        if table.actor is None and not table.is_unavailable:
+            await self._open(table)
+
+    async def stop(self) -> None:
+        """Close all tables in order; what still comes is answered TABLE_UNAVAILABLE."""
+        self._stopping = True
+        if self._purging is not None:
+            self._purging.cancel()
+        async with self._changing:
+            await asyncio.gather(*map(self._end, self._tables.values()))
+        ending = self.changes | ({self._purging} if self._purging is not None else set())
+        await asyncio.gather(*ending, return_exceptions=True)
+        for pool in (self._loads, self._administration):
+            pool.shutdown()
+
+    async def _end(self, table: Slot) -> None:
+        async with self._holding(table):
+            if table.refusal is None:
+                table.refuse(lambda: TableUnavailable("the server is stopping"))
+            await self._close(table)
+
+    async def _purge(self) -> None:
+        keep_seconds = self._storage.dropped_keep_seconds
+        while True:
+            try:
+                removed = await self._loop.run_in_executor(self._loads, self._catalog.remove_dropped, keep_seconds)
+            except OSError as error:
+                self._reporter.warning("dropped tables could not be removed", error=str(error))
+            else:
+                for dropped in removed:
+                    self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
+            await asyncio.sleep(_PURGE_SECONDS)
+
+    # Administration
+
+    def namespaces(self) -> list[str]:
+        return sorted(self._catalog.namespaces)
+
+    def list(self, namespace: str | None = None) -> Sequence[TableEntry]:
+        """All tables, or those of a namespace, by name. Raises TableNotFound for an unknown namespace."""
+        if namespace is not None and namespace not in self._catalog.namespaces:
+            raise TableNotFound(f"no namespace {namespace}")
+        return [
+            _entry(table)
+            for name, table in sorted(self._tables.items())
+            if namespace is None or namespace == name.namespace
+        ]
+
+    async def dropped(self) -> Sequence[Dropped]:
+        """Dropped tables whose files are still there."""
+        return await self._loop.run_in_executor(self._administration, self._catalog.dropped)
+
+    async def info(self, name: TableName) -> TableInfo:
+        """Opens the table where it is closed. Raises TableNotFound."""
+        table = self._find(name)
+        origin = Origin(Budget(_DESCRIPTION_BYTES))
+        request = Request([Describe()], origin, self._loop.create_future())
+        await table.mailbox.put(request)
+        [result] = await request.future
+        status = result if isinstance(result, Status) else None
+        error = result if isinstance(result, KvsdError) else None
+        return TableInfo(_entry(table), self._effective(table.settings), status, error)
+
+    @_to_its_end
+    async def create_namespace(self, namespace: str) -> None:
+        """Raises what Catalog.create_namespace raises."""
+        async with self._changing:
+            await self._change(partial(self._catalog.create_namespace, namespace))
+
+    @_to_its_end
+    async def drop_namespace(self, namespace: str) -> None:
+        """Raises what Catalog.drop_namespace raises."""
+        async with self._changing:
+            await self._change(partial(self._catalog.drop_namespace, namespace))
+
+    @_to_its_end
+    async def create(self, name: TableName, settings: TableSettings | None = None) -> None:
+        """It can be used when this returns. Raises what Catalog.create_table raises."""
+        async with self._changing:
+            await self._change(partial(self._catalog.create_table, name, settings))
+            self._add(name, self._catalog.tables[name])
+
+    @_to_its_end
+    async def change_settings(self, name: TableName, settings: TableSettings) -> None:
+        """Takes effect by reopening the table, if it is open. Raises what Catalog.change_settings raises."""
+        async with self._changing:
+            table = self._find(name)
+            await self._change(partial(self._catalog.change_settings, name, settings))
+            async with self._holding(table):
+                table.settings = settings
+                if table.actor is not None or table.opening is not None:
+                    await self._close(table)
+                    await self._open(table)
+
+    @_to_its_end
+    async def drop(self, name: TableName) -> None:
+        """Requests that wait are answered first; its files are set aside. Raises what Catalog.drop_table raises."""
+        async with self._changing:
+            table = self._find(name)
+            self._catalog.check_droppable(name)
+            async with self._holding(table):
+                before = table.refusal
+                table.refuse(lambda: TableNotFound(f"no table {name}: it was dropped"))
+                try:
+                    await self._close(table)
+                    await self._change(partial(self._catalog.drop_table, name))
+                finally:
+                    if name in self._catalog.tables:
+                        table.refuse(before if table.is_unavailable else None)
+                    else:
+                        del self._tables[name]
+                        self._dispatcher.remove(name)
+
+    @_to_its_end
+    async def reopen(self, name: TableName) -> None:
+        """Close the table and recover it anew: brings back one that is read-only or unavailable, if its disk does.
+
+        Requests that wait are answered as before; those that come meanwhile wait, or are answered LOADING. Raises
+        TableNotFound, and what keeps the table from being opened.
+        """
+        table = self._find(name)
+        async with self._holding(table):
+            if self._tables.get(name) is not table:
+                raise TableNotFound(f"no table {name}")
+            await self._close(table)
+            table.is_unavailable = False
+            table.refuse(None)
+            await self._open(table)
+            if table.refusal is not None:
+                raise table.refusal()
+
+    def _find(self, name: TableName) -> Slot:
+        if self._stopping:
+            raise TableUnavailable("the server is stopping")
+        table = self._tables.get(name)
+        if table is None:
+            raise TableNotFound(f"no table {name}")
+        return table
+
+    def _add(self, name: TableName, settings: TableSettings) -> None:
+        table = self._tables[name] = Slot(name, settings, self._want)
+        self._dispatcher.add(name, table.mailbox)
+
+    async def _change(self, change: Callable[[], None]) -> None:
+        if self._stopping:
+            raise TableUnavailable("the server is stopping")
+        await self._loop.run_in_executor(self._administration, change)
+
+    def _effective(self, settings: TableSettings) -> Effective:
+        def either(own: T | None, servers: T) -> T:
+            return servers if own is None else own
+
+        share = self._storage.cache_bytes // max(1, min(len(self._tables), self._storage.max_open_tables))
+        return Effective(
+            fsync=either(settings.fsync, self._storage.fsync),
+            fsync_interval_ms=either(settings.fsync_interval_ms, self._storage.fsync_interval_ms),
+            cache_bytes=either(settings.cache_bytes, share),
+            segment_bytes=either(settings.segment_bytes, self._storage.segment_bytes),
+        )
+
+    # Opening and closing
+
+    def _want(self, table: Slot) -> None:
+        if self._stopping:
+            table.refuse(lambda: TableUnavailable("the server is stopping"))
+        elif table.opening is None and table.actor is None:
+            self._open_tables[table] = None
+            table.opening = self._loop.create_task(self._opening(table), name=f"open {table.name}")
+
+    async def _open(self, table: Slot) -> None:
+        self._want(table)
+        if table.opening is not None:
+            await asyncio.wait([table.opening])
+
+    async def _opening(self, table: Slot) -> None:
+        effective = self._effective(table.settings)
+        loader = Loader(table.name, self._catalog.folder(table.name), effective, self._medium)
+        patience = self._loop.call_later(
+            self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
+        )
+        error: KvsdError | None = None
+        try:
+            await self._take_place(table)
+            store = await self._loop.run_in_executor(self._loads, loader.run)
+            actor = TableActor(
+                str(table.name),
+                store,
+                self._pools,
+                self._reporter,
+                fsync_interval_ms=effective.fsync_interval_ms,
+            )
+        except (StorageError, TableUnavailable) as failure:
+            error = failure
+        except OSError as failure:
+            error = TableUnavailable(f"table {table.name} cannot be opened: {failure}; check the disk, then reopen it")
+        except Exception as fault:
+            self._reporter.critical("internal fault while a table was opened", table=str(table.name), exc_info=fault)
+            error = TableUnavailable(f"table {table.name} is unavailable after an internal fault; see the server's log")
+        patience.cancel()
+        table.opening = None
+        if error is not None:
+            self._reporter.critical("a table cannot be opened", table=str(table.name), error=str(error))
+            self._give_up(table, error)
+            return
+        if store.log.torn_tail:
+            self._reporter.warning("an interrupted append was cut off and set aside", table=str(table.name))
+        table.refusal = None
+        table.mailbox.on_put = None
+        actor.mailbox = table.mailbox
+        table.actor = actor
+        table.running = self._loop.create_task(actor.run(), name=f"table {table.name}")
+        table.running.add_done_callback(partial(self._ended, table))
+        self._moved.set()
+
+    async def _take_place(self, slot: Slot) -> None:
+        """Wait until few enough tables are open, and close what was not used for longest, idle ones first.
+
+        One that its disk has failed keeps its place beyond the cap: only `reopen` closes it.
+        """
+        while sum(other.actor is None or other.is_healthy for other in self._placed) >= self._storage.max_open_tables:
+            closable = [
+                other for other in self._placed if other.is_healthy and not other.closing and not other.lock.locked()
+            ]
+            if closable:
+                victim = min(closable, key=lambda other: (not other.mailbox.empty(), other.mailbox.used_at))
+                async with self._holding(victim):
+                    await self._close(victim)
+            else:
+                self._moved.clear()
+                await self._moved.wait()
+        self._placed.add(slot)
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, table: Slot) -> AsyncIterator[None]:
+        """Its lock, whose end may be what an opening waits for."""
+        try:
+            async with table.lock:
+                yield
+        finally:
+            self._moved.set()
+
+    async def _close(self, table: Slot) -> None:
+        """Under its lock: answer all that waits, seal the log, and let go of its files."""
+        if table.opening is not None:
+            await asyncio.wait([table.opening])
+        if table.running is None:
+            return
+        running = table.running
+        table.closing = True
+        await table.mailbox.put(None)
+        await asyncio.wait([running])
+        table.closing = False
+
+    def _ended(self, table: Slot, running: asyncio.Task[None]) -> None:
+        """The actor's task has ended, by `_close` or by a fault of ours."""
+        if running.cancelled():
+            return  # the loop is being torn down
+        table.actor = table.running = None
+        table.mailbox.on_put = table.knock
+        error = running.exception()
+        if error is not None:
+            # Nothing acknowledged is lost: recovery settles what the actor could not.
+            self._reporter.critical("a table was not closed in order", table=str(table.name), exc_info=error)
+        if not table.closing:
+            self._give_up(table, TableUnavailable(f"table {table.name} has ended; reopen it, or restart the server"))
+            return
+        self._leave(table)
+        if not table.mailbox.empty():
+            table.knock()
+
+    def _leave(self, table: Slot) -> None:
+        del self._open_tables[table]
+        self._placed.discard(table)
+        self._moved.set()
+
+    def _give_up(self, table: Slot, error: KvsdError) -> None:
+        self._leave(table)
+        table.is_unavailable = True
+        table.refuse(lambda: error)
+
+
+def _entry(table: Slot) -> TableEntry:
+    return TableEntry(table.name, table.state, table.settings)
