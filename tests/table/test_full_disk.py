@@ -230,6 +230,24 @@ async def test_room_found_as_an_append_fails_does_not_make_a_table_writable_that
     assert recovered(medium).keys() == shown
 
 
+async def test_a_start_without_room_whose_disk_then_fails_still_serves_reads(medium: FaultyMedium) -> None:
+    table = Table(medium, medium.root)
+    table.put(b"k", b"v")
+    table.kill()
+    medium.unlink(medium.root / "t" / RESERVE_NAME)
+    medium.room_bytes = 0
+    async with serving(medium, commits=Inline()) as served:
+        medium.fail(errno.EIO, calls={Call.WRITE})
+        await served.ask(Set(b"k", b"w"))
+        await served.settle()
+        assert served.actor.state is State.READ_ONLY
+        found, refused = await served.ask(Get(b"k"), Set(b"k", b"w"))
+        assert found == b"v"
+        assert isinstance(refused, ReadOnly)
+    medium.heal()
+    assert recovered(medium) == {b"k": b"v"}
+
+
 async def test_a_full_reserve_leaves_the_table_full(medium: FaultyMedium) -> None:
     async with serving(medium) as table:
         await table.ask(Set(b"k", b"v"))
