@@ -442,7 +442,7 @@ class TableActor:
 
         def found(_: None) -> None:
             self._checking_room = False
-            if self.state is State.FULL:
+            if self.state is State.FULL and self._resumed:  # the disk may have been full again meanwhile
                 self.state = State.WRITABLE
                 self._reporter.info("the disk has room again; writes resume", table=self.name)
 

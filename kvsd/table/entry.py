@@ -67,10 +67,6 @@ class Header(NamedTuple):
     key_bytes: int
     value_bytes: int
 
-    @property
-    def entry_bytes(self) -> int:
-        return HEADER_BYTES + self.key_bytes + self.value_bytes
-
 
 def seed(segment_id: int, offset: int) -> int:
     """What header_crc starts from: an intact header that lies anywhere else fails its check.

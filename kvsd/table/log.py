@@ -291,8 +291,9 @@ class Log:
 
     def abandon(self) -> None:
         """Forget all that is not committed. Its numbers are not used again."""
-        self._runs = []
-        self._tail = copy.copy(self._committed)
+        if self.is_settled:  # else nothing was ever staged
+            self._runs = []
+            self._tail = copy.copy(self._committed)
 
     def resume(self) -> Resume | Settlement | None:
         """The job that makes a log writable whose last append, or recovery, met a full disk; then call `resumed`.

@@ -184,6 +184,70 @@ async def test_a_loose_roll_whose_sync_met_a_full_disk_turns_read_only(medium: F
         assert table.actor.state is State.READ_ONLY
 
 
+@pytest.mark.parametrize("resume_waits_for", ["Fill", "Resume"])
+async def test_room_found_as_an_append_fails_does_not_make_a_table_writable_that_has_yet_to_resume(
+    medium: FaultyMedium, resume_waits_for: str
+) -> None:
+    """It would take writes that are never answered, or that the resume drops: an acknowledged delete was undone."""
+    long = b"a" * 60_000  # its tombstone uses up the zeros, so that a Fill goes along
+    commits = Stepped()
+    async with serving(medium, commits=commits) as table:
+
+        async def step_until(*names: str) -> None:
+            await table.settle()
+            while commits.names != list(names):
+                commits.run(len(commits.jobs) - 1)()
+                await table.settle()
+
+        requests = [table.request(Set(long, b"1"), Set(b"b", b"2"))]
+        await step_until()
+        medium.fail(errno.ENOSPC, calls={Call.WRITE})
+        requests.append(table.request(Set(b"c", b"3")))
+        await step_until("Reserve")
+        requests.append(table.request(Delete(long)))
+        await table.settle()
+        assert commits.names == ["Reserve", "Append", "Fill"]
+        tell_room = commits.run(0)
+        if resume_waits_for == "Resume":
+            commits.run(1)()
+        medium.fail(errno.ENOSPC, calls={Call.WRITE})
+        commits.run(0)()
+        await table.settle()
+        assert commits.names == [resume_waits_for]
+        tell_room()
+        await table.settle()
+        requests.append(table.request(Delete(b"b"), Set(b"c", b"4")))
+        await step_until()
+        for _ in range(2):  # the first may have to find the room
+            requests.append(table.request(Set(b"d", b"5")))
+            await step_until()
+        assert [request.future.done() for request in requests] == [True] * len(requests)
+        assert requests[-1].future.result() == [None]
+        shown = {key for key in (long, b"b", b"c", b"d") if table.store.get(key) is not None}
+        stopping = asyncio.ensure_future(table.stop())
+        await step_until()
+        await stopping
+    assert recovered(medium).keys() == shown
+
+
+async def test_a_start_without_room_whose_disk_then_fails_still_serves_reads(medium: FaultyMedium) -> None:
+    table = Table(medium, medium.root)
+    table.put(b"k", b"v")
+    table.kill()
+    medium.unlink(medium.root / "t" / RESERVE_NAME)
+    medium.room_bytes = 0
+    async with serving(medium, commits=Inline()) as served:
+        medium.fail(errno.EIO, calls={Call.WRITE})
+        await served.ask(Set(b"k", b"w"))
+        await served.settle()
+        assert served.actor.state is State.READ_ONLY
+        found, refused = await served.ask(Get(b"k"), Set(b"k", b"w"))
+        assert found == b"v"
+        assert isinstance(refused, ReadOnly)
+    medium.heal()
+    assert recovered(medium) == {b"k": b"v"}
+
+
 async def test_a_full_reserve_leaves_the_table_full(medium: FaultyMedium) -> None:
     async with serving(medium) as table:
         await table.ask(Set(b"k", b"v"))

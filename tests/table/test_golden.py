@@ -83,8 +83,10 @@ def test_the_documented_bytes_are_what_the_document_says(tmp_path: Path) -> None
     entry = Header._make(HEADER.unpack_from(data, at))
     assert header_is_intact(data, at, header.mark, header.crc_seed ^ at)
     assert (entry.kind, entry.seq, entry.timestamp_us, entry.synced_to) == (Kind.SET, 1, START_US + 1, at)
-    assert data[at + HEADER_BYTES : at + entry.entry_bytes] == b"hello" + b"rust"
-    at += entry.entry_bytes
+    assert (entry.key_bytes, entry.value_bytes) == (len(b"hello"), len(b"rust"))
+    at += HEADER_BYTES
+    assert data[at : at + 9] == b"hello" + b"rust"
+    at += 9
     seal = Header._make(HEADER.unpack_from(data, at))
     assert header_is_intact(data, at, header.mark, header.crc_seed ^ at)
     assert (seal.kind, seal.seq, seal.synced_to) == (Kind.SEAL, 2, at)

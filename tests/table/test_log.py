@@ -22,7 +22,7 @@ def entries(path: Path) -> list[Header]:
     at = SEGMENT_HEADER_BYTES
     while len(data) - at >= HEADER_BYTES and any(data[at : at + HEADER_BYTES]):
         found.append(Header._make(HEADER.unpack_from(data, at)))
-        at += found[-1].entry_bytes
+        at += HEADER_BYTES + found[-1].key_bytes + found[-1].value_bytes
     return found
 
 
@@ -107,7 +107,7 @@ def test_entries_say_how_far_the_segment_was_synced_before_them(tmp_path: Path) 
     table.kill()
     first, second, third = entries(segments(table.directory)[0])
     assert first.synced_to == second.synced_to == SEGMENT_HEADER_BYTES
-    assert third.synced_to == SEGMENT_HEADER_BYTES + first.entry_bytes + second.entry_bytes
+    assert third.synced_to == SEGMENT_HEADER_BYTES + 2 * (HEADER_BYTES + len(b"a"))
 
 
 def test_an_entry_that_was_staged_during_a_sync_does_not_count_on_it(tmp_path: Path) -> None:
