@@ -18,7 +18,7 @@ from kvsd.client.settings import ConnectSettings
 from kvsd.errors import Conflict, ConnectionLost, KvsdError, ProtocolError, RequestError, StorageError, from_wire
 from kvsd.protocol import engine
 from kvsd.protocol.decoder import Decoder, Limits, Refused
-from kvsd.protocol.messages import Fail, Message, encode
+from kvsd.protocol.messages import Fail, Message, Ping, encode
 from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES
 
 R = TypeVar("R")
@@ -83,10 +83,11 @@ class Conversation:
 
     def preparations(self, call: Call[R]) -> Iterator[Call[None]]:
         """What must be asked, each with success, before `call` is sent."""
-        if (call.engine or not self._in_place) and not self._welcomed:
+        needs_place = not self._in_place and not isinstance(call.message, Ping | engine.Administer)
+        if (call.engine or needs_place) and not self._welcomed:
             yield calls.hello()
             self._welcomed = True
-        if not self._in_place:
+        if needs_place:
             assert self._settings.place is not None
             yield calls.use(*self._settings.place)
             self._in_place = True

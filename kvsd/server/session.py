@@ -28,6 +28,7 @@ from kvsd.protocol import engine, messages
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
 from kvsd.protocol.frames import Time
 from kvsd.protocol.messages import Message, encode, encode_success
+from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
@@ -50,6 +51,7 @@ class Services:
 
     authenticator: Authenticator
     dispatcher: Dispatcher
+    administration: Administration
     budget: Budget
     limits: Limits
     reporter: FilteringBoundLogger
@@ -80,7 +82,8 @@ class Session(Connection):
         self._table = DEFAULT_TABLE
         self._mailbox: Mailbox | KvsdError
         self._transport: asyncio.Transport
-        self._login: asyncio.Task[None] | None = None
+        self._errand: asyncio.Task[None] | None = None
+        """A login or a command, which all that comes behind it waits for."""
         self._taking: asyncio.Handle | None = None
         self._input_held_bytes = 0
         self._last_read = 0.0
@@ -135,7 +138,7 @@ class Session(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ending = True
-        for handle in (self._timer, self._login, self._taking):
+        for handle in (self._timer, self._errand, self._taking):
             if handle is not None:
                 handle.cancel()
         self._services.budget.release(self._input_held_bytes)
@@ -174,7 +177,7 @@ class Session(Connection):
             self._admit(principal)
         else:
             self._behind = True
-            self._login = self._loop.create_task(self._verify(username, password))
+            self._errand = self._loop.create_task(self._verify(username, password))
 
     async def _verify(self, username: str, password: str) -> None:
         try:
@@ -189,7 +192,7 @@ class Session(Connection):
         else:
             if not self._transport.is_closing():
                 self._admit(principal)
-        self._login = None
+        self._errand = None
         self._replies.send()
 
     def _admit(self, principal: Principal) -> None:
@@ -260,7 +263,7 @@ class Session(Connection):
                             self._ask(asked.mailbox, [asked.operation], value_bytes_of(asked.operation))
                         else:
                             self._answer(asked)
-                        if self._replies.is_held_up:
+                        if self._replies.is_held_up or self._errand is not None:
                             break
             self._behind = True
         finally:
@@ -320,8 +323,24 @@ class Session(Connection):
                     self._replies.say(encode_success(None))
                 else:
                     self._replies.fail(error)
+            case engine.Administer(words):
+                self._errand = self._loop.create_task(self._administer(words))
             case _:
                 self._replies.fail(UnexpectedMessage(f"{type(message).__name__} is not expected here"))
+
+    async def _administer(self, words: Sequence[str]) -> None:
+        try:
+            report = await self._services.administration.run(words)
+        except KvsdError as error:
+            self._replies.fail(error)
+        except Exception as error:
+            self._end_with_fault(error)
+        else:
+            self._replies.say(encode(engine.Report(report)))
+        self._errand = None
+        self._replies.send()
+        if not self._transport.is_closing():
+            self._go_on()
 
     def _ask(self, mailbox: Mailbox | KvsdError, operations: Sequence[Operation], value_bytes: int) -> None:
         """Pass `operations`, which carry `value_bytes`, to a table as one Request."""
@@ -354,7 +373,7 @@ class Session(Connection):
         """Something may have become possible: taking what is held, reading, or closing."""
         if self._transport.is_closing():
             return
-        is_held_up = self._login is not None or self._replies.is_held_up
+        is_held_up = self._errand is not None or self._replies.is_held_up
         if self._behind and self._taking is None and not is_held_up:
             self._taking = self._loop.call_soon(self._take_messages)
         # Read from the peer only while everything that it causes has room.
@@ -397,7 +416,7 @@ class Session(Connection):
         self._end_with(InternalError("internal fault; the server's log has the details"))
 
     def _close_if_done(self) -> None:
-        if self._replies.turns or self._behind or self._login is not None or self._replies.is_paused:
+        if self._replies.turns or self._behind or self._errand is not None or self._replies.is_paused:
             return
         # Not at once: the stdlib loop's transport does not stand a close within resume_writing.
         self._set_timer(0, self._linger if self._lingering else self._close)

@@ -758,7 +758,7 @@ async def test_a_peer_that_leaves_at_any_stage_leaves_nothing_behind(
             await peer.say(LOGIN[:7])
         case "verification":
             await peer.say(LOGIN)
-            await until(lambda: conversation._login, "no verification")
+            await until(lambda: conversation._errand, "no verification")
         case "half a value":
             await peer.say(encode(Set(b"k", bytes(MIB)))[:-1])
             await until(lambda: budget(server) > MIB // 2, "nothing came")

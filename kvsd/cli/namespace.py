@@ -1,0 +1,55 @@
+"""`kvsd namespace …`: make, list and drop namespaces."""
+
+from typing import Annotated, cast
+
+import typer
+
+from kvsd.cli.app import new_group
+from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.table import ask, done
+
+app = new_group("Make, list and drop namespaces, in which tables are.")
+
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="The namespace.")]
+
+
+@app.command("create")
+@client_command
+def create(options: ClientOptions, name: _Name) -> None:
+    """Make the namespace NAME.
+
+    \b
+    Examples:
+      kvsd namespace create shop
+    """
+    ask(options, "namespace", "create", name)
+    done(options)
+
+
+@app.command("list")
+@client_command
+def list_(options: ClientOptions) -> None:
+    """List the namespaces.
+
+    \b
+    Examples:
+      kvsd namespace list
+    """
+    for name in cast("list[str]", ask(options, "namespace", "list")):
+        if options.json:
+            options.output.document({"namespace": name})
+        else:
+            options.output.line(name)
+
+
+@app.command("drop")
+@client_command
+def drop(options: ClientOptions, name: _Name) -> None:
+    """Drop the namespace NAME, which must have no tables.
+
+    \b
+    Examples:
+      kvsd namespace drop shop
+    """
+    ask(options, "namespace", "drop", name)
+    done(options)
