@@ -144,6 +144,8 @@ def show(options: ClientOptions, report: object) -> None:
         options.output.document(document)
         return
     for what, value in document.items():
+        if what == "state" and document["status"]:
+            continue  # the status has it
         if isinstance(value, dict) and what != "settings":
             for inner, figure in value.items():
                 options.output.line(f"{inner:18} {figure}")

@@ -400,7 +400,7 @@ class TableActor:
         self._store.abandon()
         self._refusal = (
             f"table {self.name} is read-only since its log failed: {error}. A write that was under way was not "
-            "acknowledged and may or may not be found later. Check the disk, then restart the server"
+            f"acknowledged and may or may not be found later. Check the disk, then `kvsd table reopen {self.name}`"
         )
         self._reporter.critical("the log failed; the table is read-only", table=self.name, error=str(error))
         self._answer_anew()
