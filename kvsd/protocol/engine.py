@@ -347,6 +347,8 @@ _NAME: Final = _Part[str | None].frame(encode_frame, _Frames.optional_text)
 _BLOB: Final = _Part[bytes].frame(encode_frame, lambda frames: _required(frames.optional_blob()))
 _ARGUMENT: Final = _Part[bytes | None].frame(encode_frame, _Frames.optional_blob)
 _KEY: Final = _Part[bytes].frame(key_frame, lambda frames: _required(frames.optional_key()))
+_START: Final = _Part[bytes].frame(key_frame, _KEY.decode)
+"""No key but a bound: where a scan goes on is one byte longer than the key before it."""
 _BOUND: Final = _Part[bytes | None].frame(_encode_key, _Frames.optional_key)
 _INT: Final = _Part[int].frame(_encode_number, lambda frames: _required(frames.optional_number()))
 _OPTIONAL_INT: Final = _Part[int | None].frame(_encode_number, _Frames.optional_number)
@@ -367,11 +369,11 @@ _GRAMMAR: Final[dict[EngineType, tuple[type[EngineMessage], tuple[_Part[Any], ..
     EngineType.UPDATE: (Update, (_NAME, _NAME, _KEY, _TEXT, _ARGUMENT)),
     EngineType.BATCH: (Batch, (_NAME, _NAME, _STEPS)),
     EngineType.EXISTS: (Exists, (_NAME, _NAME, _KEY)),
-    EngineType.COUNT: (Count, (_NAME, _NAME, _KEY, _BOUND)),
+    EngineType.COUNT: (Count, (_NAME, _NAME, _START, _BOUND)),
     EngineType.NUMBER: (Number, (_INT,)),
     EngineType.MISMATCH: (Mismatch, (_INT, _TEXT)),
     EngineType.READ: (Read, (_NAME, _NAME, _KEY)),
-    EngineType.SCAN: (Scan, (_NAME, _NAME, _KEY, _BOUND, _INT, _FLAG)),
+    EngineType.SCAN: (Scan, (_NAME, _NAME, _START, _BOUND, _INT, _FLAG)),
     EngineType.PAGE: (Page, (_BOUND, _ITEMS)),
     EngineType.ADMINISTER: (Administer, (_WORDS,)),
     EngineType.REPORT: (Report, (_BLOB,)),

@@ -412,11 +412,15 @@ class TableActor:
         requests += blocked
         self._waiting.clear()
         self._reading.update(requests, parked)  # where a crash finds those whose turn has not come
-        for request in requests + parked:
+        for request in requests:
             self._reading.discard(request)
             self._current = request
             request.reset()
-            self._execute(request, anew=request not in parked)
+            self._execute(request, anew=True)
+        for request in parked:
+            self._reading.discard(request)
+            self._current = request
+            self._execute(request)
         self._current = None
 
     def _unblock(self) -> tuple[list[Request], list[Request]]:
