@@ -40,7 +40,7 @@ async def meet_the_failure(client: Client, ledger: Ledger) -> None:
         await write_all(client, ledger)
     except ReadOnly as error:
         assert "read-only since its log failed: [Errno 5]" in str(error)
-        assert "restart the server" in str(error)
+        assert "kvsd table reopen default/default" in str(error)
         with pytest.raises(ReadOnly):
             await client.set(b"late", b"")
         with pytest.raises(ReadOnly):
