@@ -196,6 +196,13 @@ class StorageSettings:
     dropped_keep_seconds: int = _setting(
         7 * DAY_SECONDS, values.whole(0, 100_000 * DAY_SECONDS), "Time that the files of a dropped table are kept."
     )
+    compaction: bool = _setting(False, values.switch, "Compact a table's log whenever a file of it is complete.")
+    compaction_bytes_per_second: int = _setting(
+        0, values.size(0, 1_024 * GIB), "How fast a compaction reads a table's log; 0: as fast as it goes."
+    )
+    compaction_garbage_ratio: float = _setting(
+        0.5, values.share, "The share of a file, from 0.05 to 1, that must be garbage before it is compacted."
+    )
     max_key_bytes: int = _setting(MAX_KEY_BYTES, values.size(1, 64 * KIB - 1), "Longest key.")
     max_value_bytes: int = _setting(MAX_VALUE_BYTES, values.size(1, LARGEST_VALUE_BYTES), "Longest value.")
     users: tuple[User, ...] = ()

@@ -57,6 +57,17 @@ def seconds(minimum: float, maximum: float) -> Callable[[str], float]:
     return parse
 
 
+def share(text: str) -> float:
+    """A number from 0.05 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if 0.05 <= number <= 1:  # never true of a NaN
+        return number
+    raise ValueError("must be a number from 0.05 to 1")
+
+
 def size(minimum: int, maximum: int) -> Callable[[str], int]:
     """A parser of byte counts from `minimum` to `maximum`, both included: 65536, 64KiB, 128 MiB, 1 GiB."""
 

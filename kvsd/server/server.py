@@ -192,8 +192,9 @@ class Server:
             commits=ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="kvsd-commit"),
             reads=ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="kvsd-read"),
             background=ThreadPoolExecutor(1, thread_name_prefix="kvsd-background"),
+            compactions=ThreadPoolExecutor(1, thread_name_prefix="kvsd-compaction"),
         )
-        for pool in filter(None, (pools.commits, pools.reads, pools.background)):
+        for pool in filter(None, (pools.commits, pools.reads, pools.background, pools.compactions)):
             self._owned.callback(pool.shutdown)
         return Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium())
 

@@ -28,6 +28,7 @@ from kvsd.server.loading import Effective, Loader
 from kvsd.server.slot import Slot
 from kvsd.table.actor import Pools, TableActor
 from kvsd.table.budget import Budget
+from kvsd.table.compactor import CompactionOptions
 from kvsd.table.medium import Medium
 from kvsd.table.request import Describe, Origin, Request, Status
 
@@ -335,6 +336,11 @@ class Tables:
                 self._pools,
                 self._reporter,
                 fsync_interval_ms=effective.fsync_interval_ms,
+                compaction=CompactionOptions(
+                    self._storage.compaction,
+                    self._storage.compaction_bytes_per_second,
+                    self._storage.compaction_garbage_ratio,
+                ),
             )
         except (StorageError, TableUnavailable) as failure:
             error = failure

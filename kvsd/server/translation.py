@@ -16,7 +16,7 @@ from kvsd.protocol import engine
 from kvsd.protocol.decoder import Limits
 from kvsd.protocol.messages import Fail, encode, encode_success
 from kvsd.table import request, updates
-from kvsd.table.request import Found, Operation, Page, Result, Status
+from kvsd.table.request import Found, Operation, Page, Progress, Result, Status
 
 MAX_TTL_MS: Final = 100 * 365 * 24 * 3_600 * 1_000
 """A hundred years."""
@@ -89,7 +89,7 @@ def encode_result(result: Result) -> bytes:
             return encode(engine.Entry(result.value, result.version, result.timestamp_us, result.expires_us))
         case Page():
             return encode(engine.Page(result.next, tuple(result.items)))
-        case Status():
+        case Status() | Progress():
             return encode(engine.Report(json.dumps(asdict(result)).encode()))
         case Conflict() if result.version is not None:
             return encode(engine.Mismatch(result.version, str(result)))

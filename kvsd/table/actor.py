@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from kvsd.errors import CorruptLog, ReadOnly, TableUnavailable
+from kvsd.table.compaction import Job
+from kvsd.table.compactor import CompactionOptions, Compactor
 from kvsd.table.hint_writer import HintWriter
 from kvsd.table.log import Read
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations, deleted_anyway
-from kvsd.table.request import Delete, Mailbox, Origin, Request, Status
+from kvsd.table.request import Compact, Delete, Mailbox, Origin, Progress, Request, Status
 from kvsd.table.segment import Stored
 from kvsd.table.store import Commit, Store
 from kvsd.table.work import Fill, is_disk_full
@@ -66,13 +68,22 @@ class Pools:
     reads: Executor
     background: Executor | None = None
     """Of one thread, for hints; without it none are written."""
+    compactions: Executor | None = None
+    """Of one thread: one table after the other takes a step. Without it, they go to `reads`."""
 
 
 class TableActor:
     """Serves one Store until `stop`. A crash is contained: from then on every Request is answered TABLE_UNAVAILABLE."""
 
     def __init__(
-        self, name: str, store: Store, pools: Pools, reporter: Reporter, *, fsync_interval_ms: int = 1_000
+        self,
+        name: str,
+        store: Store,
+        pools: Pools,
+        reporter: Reporter,
+        *,
+        fsync_interval_ms: int = 1_000,
+        compaction: CompactionOptions | None = None,
     ) -> None:
         self.name = name
         self.mailbox: Mailbox = asyncio.Queue(MAILBOX_REQUESTS)
@@ -87,6 +98,7 @@ class TableActor:
         self._current: Request | None = None
         self._operations = Operations(store, self)
         self._hints = HintWriter(store.log.medium, pools.background, self._hint_failed) if pools.background else None
+        self._compactor = Compactor(store, compaction or CompactionOptions(), self)
         self._waiting: defaultdict[int, list[Request]] = defaultdict(list)
         self._blocked: dict[Request, None] = {}
         """Those that cannot be decided to their end yet, in the order in which they came."""
@@ -114,6 +126,7 @@ class TableActor:
     async def run(self) -> None:
         """Serve until the mailbox yields None; then commit what is staged, seal the log, and close it."""
         self._write_hints()
+        self._compactor.consider()
         while not self._stopping:
             request = await self.mailbox.get()
             try:
@@ -128,6 +141,7 @@ class TableActor:
                 self._crash(error)
             if not self.mailbox.empty():
                 await asyncio.sleep(0)  # sockets and replies have their turn, even if the mailbox never empties
+        self._compactor.stop()
         while self._jobs:
             await asyncio.wait(self._jobs)
         for timer in (self._sync_timer, self._sweep_timer):
@@ -177,6 +191,56 @@ class TableActor:
             self.damaged(error)
         else:
             self._reporter.warning("a hint could not be written", table=self.name, path=str(path), error=str(error))
+
+    # Compaction
+
+    def compact(self, operation: Compact) -> Progress | ReadOnly:
+        match operation.action:
+            case "start":
+                if not self.may_compact:
+                    return self._refuse_write()
+                self._compactor.start()
+            case "pause":
+                self._compactor.pause()
+            case "resume":
+                self._compactor.resume()
+            case "status":
+                pass
+            case _:
+                assert_never(operation.action)
+        return self._compactor.progress()
+
+    @property
+    def may_compact(self) -> bool:
+        return self.state is not State.READ_ONLY and self.unavailable is None and self._store.log.is_settled
+
+    def run_step(self, job: Job, done: Callable[[Exception | None], None]) -> None:
+        def attempt() -> Exception | None:
+            try:
+                job()
+            except Exception as error:
+                return error
+            return None
+
+        self._run(self._pools.compactions or self._pools.reads, attempt, done)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        return self._loop.call_later(seconds, callback)
+
+    def time(self) -> float:
+        return self._loop.time()
+
+    def log_failed(self, error: OSError) -> None:
+        self._turn_read_only(error)
+
+    def compacted(self, progress: Progress) -> None:
+        self._reporter.info("compacted", table=self.name, reclaimed_bytes=progress.reclaimed_bytes)
+        self._write_hints()
+
+    def compaction_failed(self, error: Exception, progress: Progress) -> None:
+        if isinstance(error, CorruptLog):
+            self.damaged(error)
+        self._reporter.warning("compaction failed", table=self.name, error=str(error), state=progress.state)
 
     # Requests
 
@@ -347,6 +411,8 @@ class TableActor:
             return
         self._store.committed(commit)
         self._write_hints()
+        if len(commit.append.runs) > 1:
+            self._compactor.consider()
         for request in self._waiting.pop(commit.group, ()):
             request.resolve()
         if self._blocked:
@@ -477,6 +543,7 @@ class TableActor:
             self._resumed = True
             self._answer_anew()
             self._start_commit()
+            self._compactor.consider()
 
         def failed(error: OSError) -> None:
             self._committing = False

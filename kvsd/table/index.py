@@ -7,7 +7,7 @@ how much of each segment is dead. Must not know files; a position is opaque here
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, KeysView, Sequence
+from collections.abc import Collection, Iterable, KeysView, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind
@@ -27,6 +27,8 @@ _POSITION_SHIFT: Final = 38
 _POSITION_MASK: Final = (1 << 78) - 1
 _NUMBER_SHIFT: Final = _POSITION_SHIFT + 32
 _NUMBER_MASK: Final = (1 << 46) - 1
+_ELSEWHERE: Final = ~(_POSITION_MASK << _POSITION_SHIFT)
+"""All of a Location but its position."""
 _BYTES_SHIFT: Final = 7
 _BYTES_MASK: Final = (1 << 31) - 1
 
@@ -105,6 +107,23 @@ class Index:
         if expires_us:
             self.expiries.set(key, expires_us)
         self._locations[key] = location
+
+    def relocate(self, records: Iterable[Record]) -> None:
+        """These entries have been copied to these places: newest ones are found there now, others are dead there."""
+        locations, dead = self._locations, self.dead_bytes
+        for kind, key, seq, position, value_bytes, _ in records:
+            location = locations.get(key)
+            if location is not None and location >> _SEQ_SHIFT == seq:
+                locations[key] = location & _ELSEWHERE | position << _POSITION_SHIFT
+            elif kind == Kind.SET or kind in TOMBSTONES:
+                dead[position >> 32] += HEADER_BYTES + len(key) + value_bytes
+
+    def forget(self, keys: Iterable[Key], numbers: Collection[int]) -> None:
+        """Drop the tombstones of `keys` that are still the newest, in the segments of these numbers."""
+        for key in keys:
+            location = self._locations.get(key)
+            if location is not None and location & TOMBSTONE and location >> _NUMBER_SHIFT & _NUMBER_MASK in numbers:
+                del self._locations[key]
 
     def replay(self, records: Iterable[Record]) -> None:
         """Take in a log's records, in their order; `finish` comes after the last ones.

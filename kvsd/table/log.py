@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias, assert_never
@@ -91,6 +91,7 @@ class Log:
         self._segments: dict[int, Segment] = {}
         self._settlement: Settlement | None = None
         self._runs: list[Run] = []
+        self._syncs: set[Sync] = set()
         self._unhinted: list[Path] = []
         self.progress = Progress()
         """Of the recovery; any thread may look."""
@@ -361,10 +362,35 @@ class Log:
         """What `fsync: interval` has to sync now; then call `synced`."""
         if self._committed.synced_to == self._committed.end:
             return None
-        return Sync(self._segments[self._committed.header.number], self._committed.end)
+        sync = Sync(self._segments[self._committed.header.number], self._committed.end)
+        self._syncs.add(sync)
+        return sync
 
     def synced(self, sync: Sync) -> None:
+        self._syncs.discard(sync)
         self._mark_synced(sync.segment.header, sync.end)
+
+    def sealed(self) -> list[Segment]:
+        """The segments that nobody writes or syncs any more, from the log's start on without a gap."""
+        segments: list[Segment] = []
+        if self.is_settled:
+            busy = {self._active, *(sync.segment for sync in self._syncs)}
+            for _, segment in sorted(self._segments.items()):
+                if segment in busy:
+                    break
+                segments.append(segment)
+        return segments
+
+    def adopt(self, segment: Segment) -> None:
+        """Entries can be read from `segment` from now on; it holds what others held."""
+        self._segments[segment.header.number] = segment
+        self._unhinted.append(segment.path)
+
+    def retire(self, segments: Iterable[Segment]) -> None:
+        """Nothing is found in these any more; a Read that is under way still reads."""
+        for segment in segments:
+            del self._segments[segment.header.number]
+            segment.close()
 
     def take_unhinted(self) -> list[Path]:
         """The sealed segments that want a hint and were not yet handed out."""

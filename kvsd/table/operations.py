@@ -20,6 +20,7 @@ from kvsd.table.request import (
     MAX_REPLY_BYTES,
     Batch,
     Check,
+    Compact,
     Count,
     Delete,
     Describe,
@@ -29,6 +30,7 @@ from kvsd.table.request import (
     Get,
     Operation,
     Page,
+    Progress,
     Request,
     Result,
     Scan,
@@ -69,6 +71,7 @@ class Gatekeeper(Protocol):
     def refusal(self, *, is_deletion: bool) -> ReadOnly | None: ...
     def damaged(self, error: CorruptLog) -> CorruptLog: ...
     def describe(self) -> Status: ...
+    def compact(self, operation: Compact) -> Progress | ReadOnly: ...
 
 
 class Operations:
@@ -111,6 +114,8 @@ class Operations:
                     result = self._when_committed(request) or self._count(operation)
                 case Describe():
                     result = self._gatekeeper.describe()
+                case Compact():
+                    result = self._gatekeeper.compact(operation)
                 case _:
                     assert_never(operation)
             if isinstance(result, _NEEDS):

@@ -43,7 +43,7 @@ def recover(
     from the disk.
     """
     medium.make_directory(directory)
-    segments = _open_segments(medium, directory)
+    segments, superseded = _without_superseded(_open_segments(medium, directory))
     try:
         covered_through = 0
         empty: set[int] = set()
@@ -53,9 +53,9 @@ def recover(
         for segment in segments:
             _check_continues(segment, covered_through)
             scan, is_hinted = _read(segment, sink, progress, is_last=segment is segments[-1])
-            if not scan.count:
+            if scan.is_empty:
                 empty.add(segment.header.segment_id)
-            elif not is_hinted:
+            elif scan.count and not is_hinted:
                 unhinted.append(segment.path)
             if segment is not segments[-1] or scan.sealed_at is not None:
                 _check_sealed(scan)
@@ -67,7 +67,15 @@ def recover(
         raise
     timestamp_us = now_us() if scan is None else max(now_us(), scan.last_timestamp_us + 1)
     settlement = Settlement(
-        medium, directory, segments, scan, empty=empty, torn=torn, timestamp_us=timestamp_us, loose=loose
+        medium,
+        directory,
+        segments,
+        scan,
+        superseded=superseded,
+        empty=empty,
+        torn=torn,
+        timestamp_us=timestamp_us,
+        loose=loose,
     )
     return settlement, unhinted
 
@@ -116,6 +124,28 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
             segment.close()
         raise
     return segments
+
+
+def _without_superseded(segments: list[Segment]) -> tuple[list[Segment], list[Path]]:
+    """The segments that count, and the files whose entries a compaction has put elsewhere; these are closed.
+
+    A compaction takes whole segments and gives its output their first id, and a higher generation than theirs: so
+    its inputs are those behind it that start within its range. Whatever fits in no other way is left to the check of
+    the chain.
+    """
+    kept: list[Segment] = []
+    superseded: list[Path] = []
+    generation = covered_to = 0
+    for segment in sorted(segments, key=lambda segment: (segment.header.segment_id, -segment.header.generation)):
+        header = segment.header
+        if header.covered_from <= covered_to and header.generation < generation:
+            superseded.append(segment.path)
+            segment.close()
+            continue
+        kept.append(segment)
+        if header.covered_to:
+            generation, covered_to = header.generation, header.covered_to
+    return kept, superseded
 
 
 def _check_continues(segment: Segment, covered_through: int) -> None:

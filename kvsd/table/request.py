@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from kvsd.errors import CorruptLog, KvsdError
 from kvsd.table.budget import Budget
@@ -124,6 +124,16 @@ class Describe:
 
 
 @dataclass(frozen=True, slots=True)
+class Compact:
+    """Compact the log in the background: start (all that holds garbage), pause, resume, or ask for the status alone.
+
+    The result is Progress.
+    """
+
+    action: Literal["start", "pause", "resume", "status"]
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """A value, and what its entry says of it."""
 
@@ -173,8 +183,21 @@ class Status:
     """Values in memory."""
 
 
-Operation: TypeAlias = Get | Fetch | Set | Delete | Update | Batch | Exists | Scan | Count | Describe
-Result: TypeAlias = Value | int | Found | Page | Status | KvsdError | None
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the compactions have come that are under way, or were the last."""
+
+    state: str
+    """idle, running, paused, or stopped: a failure left what only the next start settles."""
+    segments_done: int
+    segments_total: int
+    bytes_done: int
+    bytes_total: int
+    reclaimed_bytes: int
+
+
+Operation: TypeAlias = Get | Fetch | Set | Delete | Update | Batch | Exists | Scan | Count | Describe | Compact
+Result: TypeAlias = Value | int | Found | Page | Status | Progress | KvsdError | None
 
 MAX_PAGE_KEYS: Final = 1_000
 

@@ -69,8 +69,14 @@ class Scan:
 
     @property
     def covered_through(self) -> int:
-        """The last number that the segment answers for; an empty one answers for none."""
-        return self.end_seq if self.count else self.segment.header.covered_from - 1
+        """The last number that the segment answers for; an empty one answers for none, unless its header says so."""
+        header = self.segment.header
+        return header.covered_to or (self.end_seq if self.count else header.covered_from - 1)
+
+    @property
+    def is_empty(self) -> bool:
+        """Without entries, and without numbers that it answers for."""
+        return not self.count and not self.segment.header.covered_to
 
     def accept(self, seal: Seal) -> bool:
         """Instead of iterating: whether the segment has this very SEAL, which vouches for what is before it."""

@@ -29,6 +29,7 @@ assert SEGMENT_HEADER_BYTES == 192
 TEMPORARY: Final = ".tmp"
 FIRST_FILL_BYTES: Final = 64 << 10
 GENERATION_BITS: Final = 14
+MAX_GENERATION: Final = 9_999
 """A name has room for four digits."""
 
 _BODY_CRC, _SEQ, _TIMESTAMP = 2, 4, 5  # fields of an entry's header

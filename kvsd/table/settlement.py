@@ -5,7 +5,7 @@ Owns: every change that a start makes to a table's files. Must not judge what is
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -35,12 +35,14 @@ class Settlement:
         segments: list[Segment],
         last: Scan | None,
         *,
+        superseded: Sequence[Path] = (),
         empty: Collection[int],
         torn: bool,
         timestamp_us: int,
         loose: bool,
     ) -> None:
-        """`last` is the finished scan of the last segment, None in a new table; `empty` are ids without entries."""
+        """`last` is the finished scan of the last segment, None in a new table; `empty` are ids without entries;
+        `superseded` are files that a compaction has replaced."""
         self.medium = medium
         self.directory = directory
         self.segments = segments
@@ -48,6 +50,7 @@ class Settlement:
         self.torn = torn
         """Bytes of an interrupted append are cut off, and set aside."""
         self._last = last
+        self._superseded = list(superseded)
         self._empty = empty
         self._timestamp_us = timestamp_us
         self._loose = loose
@@ -85,6 +88,15 @@ class Settlement:
                 self.medium.unlink(self.directory / name)
         for name in hint.leftovers(self.medium.names(self.directory)):
             self.medium.unlink(self.directory / name)
+
+        if self._superseded:
+            # The name of what has replaced them may not be on the medium yet.
+            self.medium.sync_directory(self.directory)
+            while self._superseded:
+                hint.discard(self.medium, self._superseded[-1])
+                self.medium.unlink(self._superseded[-1])
+                self._superseded.pop()
+            self.medium.sync_directory(self.directory)
 
     def _begin(self) -> SegmentHeader:
         # Only now, and not where the folders are created: a run may have died in between.

@@ -90,6 +90,11 @@ class Store:
             return self.group
         return self.group - 1 if self.pending else 0
 
+    @property
+    def index(self) -> Index:
+        """For a compaction, which moves entries and changes no value."""
+        return self._index
+
     # Reads
 
     def get(self, key: Key, hold: Callable[[int], bool] = lambda _: True) -> Value | Read | None:

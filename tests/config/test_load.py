@@ -22,7 +22,7 @@ from kvsd.errors import ConfigError
 # Every setting finds two values here that differ from each other; the first also differs from its default.
 POOL = (
     *("2000", "2001", "20000000", "20000001", "true", "false"),
-    *("never", "interval", "debug", "error", "json", "console", "a", "b"),
+    *("never", "interval", "debug", "error", "json", "console", "a", "b", "0.25", "0.75"),
 )
 
 

@@ -23,6 +23,7 @@ from kvsd.errors import ReadOnly, TableUnavailable
 from kvsd.table import index
 from kvsd.table.actor import Pools, TableActor
 from kvsd.table.budget import Budget
+from kvsd.table.compactor import CompactionOptions
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.request import Delete, Operation, Origin, Request, Result, Set
 from kvsd.table.segment import TEMPORARY
@@ -86,7 +87,9 @@ class Recording:
         self.runs.append(Run(self.moment, [self._found()]))
         assert self.runs[-1].states[0] in self.allowed(self.moment - 1), "a killed process lost an acknowledged write"
         reports = Reports()
-        self._actor = TableActor("t", self._store, self._pools, reports, fsync_interval_ms=1)
+        # What a loose log had promised is told by its newest file: an output would be taken for one.
+        compaction = CompactionOptions(auto=self.options.fsync is Fsync.ALWAYS, garbage_ratio=0.2)
+        self._actor = TableActor("t", self._store, self._pools, reports, fsync_interval_ms=1, compaction=compaction)
         task = asyncio.create_task(self._actor.run())
         if dies_at is not None:
             self.medium.cut_power(at=dies_at)

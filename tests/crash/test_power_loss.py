@@ -11,9 +11,10 @@ import pytest
 
 from kvsd.table.log import LogOptions
 from kvsd.table.request import Delete, Get, Set
+from kvsd.table.segment import parse_name
 from kvsd.types import Fsync
 from tests.crash.recording import Recording, cut_everywhere
-from tests.table.driver import segments, ticking
+from tests.table.driver import ticking
 from tests.table.medium import Call, FaultyMedium
 
 SEGMENT_BYTES = 4_096
@@ -50,7 +51,10 @@ def assert_busy(recording: Recording) -> None:
     zeros = [o for o in recording.medium.operations if o.call is Call.WRITE and o.offset and not o.data.strip(b"\0")]
     assert recording.options.fsync is Fsync.NEVER or zeros
     assert any(operation.name.endswith(".log.tmp") for operation in recording.medium.operations)
-    assert len(segments(recording.medium.root / "t")) > 6
+    named = [parse_name(Path(o.target).name) for o in recording.medium.operations if o.call is Call.RENAME]
+    assert len({name[0] for name in named if name}) > 6
+    if recording.options.fsync is Fsync.ALWAYS:
+        assert any(generation for name in named if name for generation in name[1:])  # a compaction
 
 
 @pytest.mark.parametrize("fsync", Fsync)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
 from kvsd.errors import CorruptLog, ReadOnly
 from kvsd.table import hint
 from kvsd.table.budget import Budget
+from kvsd.table.compaction import Compaction
 from kvsd.table.log import Log, LogOptions, Read
 from kvsd.table.medium import Medium
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations
-from kvsd.table.request import Operation, Origin, Request, Result, Status
+from kvsd.table.request import Compact, Operation, Origin, Progress, Request, Result, Status
 from kvsd.table.segment import parse_name
 from kvsd.table.store import Store
 from kvsd.types import Fsync
+from tests.table.medium import PowerCut
 
 START_US = 1_700_000_000_000_000
 
@@ -53,6 +56,9 @@ class AlwaysWritable:
         raise error
 
     def describe(self) -> Status:
+        raise NotImplementedError
+
+    def compact(self, operation: Compact) -> Progress:
         raise NotImplementedError
 
 
@@ -137,6 +143,27 @@ class Table:
         if sync is not None:
             sync.run()
             self.log.synced(sync)
+
+    def compaction(self, first: int = 0, count: int | None = None) -> Iterator[None]:
+        """Compact these of the sealed segments, a step at a time; raises what a step has raised."""
+        run = self.log.sealed()[first:][:count]
+        steps = Compaction(self.store, run).steps()
+        error: Exception | None = None
+        with contextlib.suppress(StopIteration):
+            while True:
+                job = next(steps) if error is None else steps.throw(error)
+                error = None
+                try:
+                    job()
+                except PowerCut:
+                    raise
+                except Exception as found:
+                    error = found
+                yield
+
+    def compact(self, first: int = 0, count: int | None = None) -> None:
+        for _ in self.compaction(first, count):
+            pass
 
     def get(self, key: bytes) -> bytes | None:
         value = self.store.get(key)

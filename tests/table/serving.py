@@ -10,6 +10,7 @@ from typing import Any
 
 from kvsd.table.actor import Pools, TableActor
 from kvsd.table.budget import Budget
+from kvsd.table.compactor import CompactionOptions
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.request import Operation, Origin, Request, Result
 from kvsd.table.store import Store
@@ -17,6 +18,7 @@ from tests.table.driver import ticking
 from tests.table.medium import FaultyMedium, Gate
 
 SECONDS = 20
+_ON_DEMAND = CompactionOptions(auto=False)
 
 
 class Inline(Executor):
@@ -84,6 +86,7 @@ class Serving:
         cache_bytes: int,
         memory_bytes: int,
         interval_ms: int,
+        compaction: CompactionOptions,
         **options: Any,
     ) -> None:
         self.medium = medium
@@ -91,7 +94,9 @@ class Serving:
         self.store = Store(Log(medium.root / "t", LogOptions(**options), medium), cache_bytes=cache_bytes)
         self.store.recover()
         self.reporter = Recorder()
-        self.actor = TableActor("default/default", self.store, pools, self.reporter, fsync_interval_ms=interval_ms)
+        self.actor = TableActor(
+            "default/default", self.store, pools, self.reporter, fsync_interval_ms=interval_ms, compaction=compaction
+        )
         self.budget = Budget(memory_bytes)
         self.origin = self.new_origin()
         self.loop = asyncio.get_running_loop()
@@ -147,6 +152,7 @@ async def serving(
     cache_bytes: int = 0,
     memory_bytes: int = 1 << 20,
     interval_ms: int = 1_000,
+    compaction: CompactionOptions = _ON_DEMAND,
     **options: Any,
 ) -> AsyncIterator[Serving]:
     """A table that is stopped at the end, within a bound; then nothing must be held or open any more."""
@@ -154,7 +160,13 @@ async def serving(
     pools = Pools(commits=commits or threads, reads=reads or threads, background=background)
     async with asyncio.timeout(SECONDS):
         served = Serving(
-            medium, pools, cache_bytes=cache_bytes, memory_bytes=memory_bytes, interval_ms=interval_ms, **options
+            medium,
+            pools,
+            cache_bytes=cache_bytes,
+            memory_bytes=memory_bytes,
+            interval_ms=interval_ms,
+            compaction=compaction,
+            **options,
         )
         try:
             yield served

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kvsd.table import index
 from kvsd.table.entry import Kind
-from kvsd.table.index import Index
+from kvsd.table.index import EXPIRES, TOMBSTONE, Index, pack
 
 U64 = st.integers(0, 2**64 - 1)
 
@@ -92,3 +92,22 @@ def test_what_is_replaced_is_counted_as_dead_in_its_segment() -> None:
     found.put(b"b", index.pack(4, second, 0, index.TOMBSTONE))
     found.put(b"b", index.pack(5, second, 7))
     assert found.dead_bytes == {1 << 14: 2 * 75, 2 << 14: 65}
+
+
+def test_only_tombstones_of_the_given_segments_are_forgotten() -> None:
+    index = Index()
+    index.put(b"here", pack(1, 7 << 32, 0, TOMBSTONE))
+    index.put(b"newer", pack(2, 8 << 32, 0, TOMBSTONE))
+    index.put(b"live", pack(3, 7 << 32, 5))
+    index.forget([b"here", b"newer", b"live", b"unknown"], {7})
+    assert (index.find(b"here"), len(index), index.live) == (None, 2, 1)
+
+
+def test_a_copied_entry_is_found_at_its_new_place_or_dead_there() -> None:
+    index = Index()
+    index.put(b"k", pack(5, 7 << 32 | 100, 3, EXPIRES), 9)
+    index.relocate([(Kind.SET, b"k", 4, 8 << 32 | 200, 3, 0), (Kind.SET, b"k", 5, 8 << 32 | 300, 3, 9)])
+    assert index.find(b"k") == pack(5, 8 << 32 | 300, 3, EXPIRES)
+    assert index.dead_bytes == {8: 64 + 1 + 3}
+    index.relocate([(Kind.CLEAR, b"", 6, 8 << 32 | 400, 0, 0)])
+    assert index.dead_bytes == {8: 64 + 1 + 3}

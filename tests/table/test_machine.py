@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kvsd.errors import Conflict
+from kvsd.errors import Conflict, StorageError
 from kvsd.table import hint, updates
 from kvsd.table.request import ABSENT, Batch, Check, Count, Delete, Fetch, Found, Page, Scan, Set, Update
 from kvsd.table.work import is_disk_full
@@ -50,6 +50,7 @@ class TableMachine(RuleBasedStateMachine):
         self.versions: dict[bytes, int] = {}
         """The last that was seen of each key, which may have been replaced since."""
         self.highest_seq = 0
+        self.stuck = False
 
     @initialize(segment_bytes=st.sampled_from([600, 2_000, 1 << 20]))
     def start(self, segment_bytes: int) -> None:
@@ -61,7 +62,7 @@ class TableMachine(RuleBasedStateMachine):
         found = self.found()
         assert found in [self.visible(state) for state in [self.acknowledged, *self.later]]
         self.acknowledged = found
-        self.staged, self.later, self.broken = dict(found), [], None
+        self.staged, self.later, self.broken, self.stuck = dict(found), [], None, False
         if self.table.log.is_settled:
             assert self.table.log.last_seq >= self.highest_seq
         else:
@@ -212,6 +213,24 @@ class TableMachine(RuleBasedStateMachine):
         for path in self.table.log.take_unhinted():
             with contextlib.suppress(OSError):
                 hint.write(self.medium, path)
+
+    @precondition(lambda self: self.broken is None or is_disk_full(self.broken))
+    @rule(first=st.integers(0, 3), count=st.integers(1, 4), steps=st.none() | st.integers(0, 8), writes=st.booleans())
+    def compact(self, first: int, count: int, steps: int | None, writes: bool) -> None:
+        """Any run, to its end or killed between two steps, with writes that are committed in between."""
+        if self.stuck or first >= len(self.table.log.sealed()):
+            return
+        compaction = self.table.compaction(first, count)
+        try:
+            for number, _ in enumerate(compaction):
+                if number == steps:
+                    self.kill_and_start()
+                    return
+                if writes and not number % 3:
+                    self.commit()
+        except (OSError, StorageError) as error:
+            assert isinstance(error, OSError), "nothing is damaged here"
+            self.stuck = True  # as the compactor: no other run before the next start
 
     @precondition(lambda self: self.broken is not None and is_disk_full(self.broken))
     @rule()

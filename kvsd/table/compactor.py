@@ -1,0 +1,317 @@
+"""When a table is compacted, and at which pace.
+
+Owns: the choice of runs, and throttle, pause and progress. Must not know asyncio, nor how a run is compacted: it draws
+the steps of a Compaction one by one, on the table's own thread, and has its host run their jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from kvsd.errors import StorageError
+from kvsd.table.compaction import OVERHEAD_BYTES, Compaction, Job
+from kvsd.table.request import Progress
+from kvsd.table.segment import MAX_GENERATION, Segment
+from kvsd.table.store import Store
+
+_MAX_RUN: Final = 16
+"""Segments in one run: what is remembered of its dropped tombstones has a bound."""
+_SMALL_SHARE: Final = 4
+"""A segment is small if what is alive of it fits so many times into one."""
+_SMALL_RUN: Final = 4
+"""So many small neighbours are made one even without garbage: every restart leaves one."""
+_RETRY_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionOptions:
+    auto: bool = True
+    """Whether a segment that seals may start one; else only `start` does."""
+    bytes_per_second: int = 0
+    """Of the segments that are read; 0: as fast as it goes."""
+    garbage_ratio: float = 0.5
+    """The share of a segment that must be dead."""
+
+
+class Candidate(NamedTuple):
+    """A sealed segment."""
+
+    segment: Segment
+    size_bytes: int
+    dead_bytes: int
+    is_refused: bool = False
+    """It has been found damaged."""
+
+    @property
+    def live_bytes(self) -> int:
+        return max(0, self.size_bytes - self.dead_bytes - OVERHEAD_BYTES)
+
+
+def plan(
+    candidates: Iterable[Candidate], *, segment_bytes: int, garbage_ratio: float, has_tombstones: bool = False
+) -> list[list[Candidate]]:
+    """Contiguous runs of `candidates`, all of them in the log's order, each worth to be made one segment.
+
+    A `garbage_ratio` of 0: all that may hold garbage; tombstones are not counted as such, so `has_tombstones` tells.
+    """
+    everything = has_tombstones and not garbage_ratio
+
+    def is_dead(candidate: Candidate) -> bool:
+        dead_bytes = candidate.dead_bytes
+        return everything or (dead_bytes > 0 and dead_bytes >= garbage_ratio * candidate.size_bytes)
+
+    def may_join(candidate: Candidate) -> bool:
+        if candidate.is_refused or candidate.segment.header.generation >= MAX_GENERATION:
+            return False
+        return is_dead(candidate) or candidate.live_bytes * _SMALL_SHARE <= segment_bytes
+
+    runs: list[list[Candidate]] = []
+    run: list[Candidate] = []
+    live_bytes = 0
+    for candidate in candidates:
+        if not may_join(candidate):
+            run = []
+            continue
+        live_bytes += candidate.live_bytes
+        if not run or len(run) == _MAX_RUN or live_bytes + OVERHEAD_BYTES > segment_bytes:
+            run = []
+            runs.append(run)
+            live_bytes = candidate.live_bytes
+        run.append(candidate)
+    return [run for run in runs if len(run) >= _SMALL_RUN or any(map(is_dead, run))]
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Host(Protocol):
+    """The table's actor."""
+
+    @property
+    def may_compact(self) -> bool:
+        """Whether what is committed is known to be as durable as it was promised to be."""
+
+    def run_step(self, job: Job, done: Callable[[Exception | None], None]) -> None:
+        """Have a worker run `job`, and tell what it raised."""
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer: ...
+    def time(self) -> float: ...
+    def log_failed(self, error: OSError) -> None:
+        """A sync of the log's active segment has failed."""
+
+    def compacted(self, progress: Progress) -> None: ...
+    def compaction_failed(self, error: Exception, progress: Progress) -> None: ...
+
+
+class _Abandoned(Exception):
+    """The table stops, or its log has failed."""
+
+
+class Compactor:
+    """For one table; all calls come from its own thread. What fails is told to the host, and the table serves on."""
+
+    def __init__(self, store: Store, options: CompactionOptions, host: Host) -> None:
+        self._store = store
+        self._options = options
+        self._host = host
+        self._runs: list[list[Candidate]] = []
+        """Of the plan that is carried out, those that are not begun."""
+        self._compaction: Compaction | None = None
+        self._steps: Generator[Job, None, None] | None = None
+        self._is_running = False
+        """A worker has a job."""
+        self._is_failing = False
+        """What was begun is being cleaned up."""
+        self._paused = False
+        self._stopping = False
+        self._stuck = False
+        """An output has its name, and its inputs theirs: the next start takes the one. Until then, no other run."""
+        self._everything_next = False
+        self._timer: Timer | None = None
+        self._due = 0.0
+        """When the throttle lets the next step go."""
+        self._seen_bytes = 0
+        self._retry_at = 0.0
+        self._refused: set[int] = set()
+        self._segments_done = self._segments_total = 0
+        self._bytes_done = self._bytes_total = self._reclaimed_bytes = 0
+
+    def progress(self) -> Progress:
+        if self._stuck:
+            state = "stopped"
+        elif self._paused:
+            state = "paused"
+        else:
+            state = "idle" if self._steps is None else "running"
+        under_way = 0 if self._compaction is None else self._compaction.bytes_done
+        return Progress(
+            state=state,
+            segments_done=self._segments_done,
+            segments_total=self._segments_total,
+            bytes_done=self._bytes_done + under_way,
+            bytes_total=self._bytes_total,
+            reclaimed_bytes=self._reclaimed_bytes,
+        )
+
+    def consider(self) -> None:
+        """A segment has sealed: begin, if there is enough garbage."""
+        is_time = self._host.time() >= self._retry_at
+        if self._options.auto and self._steps is None and not self._paused and is_time:
+            self._begin(self._options.garbage_ratio)
+
+    def start(self) -> None:
+        """Compact all that holds garbage, behind what is under way."""
+        self._retry_at = 0.0
+        if self._steps is None:
+            self._begin(0)
+        else:
+            self._everything_next = True
+        self.resume()
+
+    def pause(self) -> None:
+        """No further step, until `resume` or `start`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            if self._steps is None:
+                self.consider()
+            else:
+                self._go_on()
+
+    def stop(self) -> None:
+        """For good: what is begun ends with the step that is under way, and leaves nothing that counts."""
+        self._stopping = True
+        self._go_on()
+
+    def _begin(self, garbage_ratio: float) -> None:
+        if self._stopping or self._stuck or not self._host.may_compact:
+            return
+        index, log = self._store.index, self._store.log
+        candidates = [
+            Candidate(
+                segment,
+                log.medium.size(segment.fd),
+                index.dead_bytes.get(segment.header.number, 0),
+                segment.header.number in self._refused,
+            )
+            for segment in log.sealed()
+        ]
+        self._runs = plan(
+            candidates,
+            segment_bytes=log.options.segment_bytes,
+            garbage_ratio=garbage_ratio,
+            has_tombstones=len(index) > index.live,
+        )
+        if self._runs or not garbage_ratio:
+            self._segments_done = self._bytes_done = self._reclaimed_bytes = 0
+            self._segments_total = sum(map(len, self._runs))
+            self._bytes_total = sum(candidate.size_bytes for run in self._runs for candidate in run)
+        self._next_run()
+
+    def _next_run(self) -> None:
+        if self._runs:
+            self._compaction = Compaction(self._store, [candidate.segment for candidate in self._runs[0]])
+            self._steps = self._compaction.steps()
+            self._seen_bytes = 0
+            self._go_on()
+        elif self._everything_next:
+            self._everything_next = False
+            self._begin(0)
+
+    # Steps
+
+    def _go_on(self) -> None:
+        """Take the next step now, if nobody else will, and it may be taken."""
+        if self._steps is None or self._is_running:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._is_failing:
+            if self._stopping or not self._host.may_compact:
+                self._advance(_Abandoned())
+                return
+            if self._paused:
+                return
+        self._advance(None)
+
+    def _advance(self, error: Exception | None) -> None:
+        assert self._steps is not None
+        try:
+            if error is None:
+                job = next(self._steps)
+            else:
+                self._is_failing = True
+                job = self._steps.throw(error)
+        except StopIteration:
+            self._ended()
+        except Exception as found:
+            self._failed(found)
+        else:
+            self._is_running = True
+            self._host.run_step(job, self._done)
+
+    def _done(self, error: Exception | None) -> None:
+        self._is_running = False
+        assert self._compaction is not None
+        if error is not None:
+            if isinstance(error, OSError) and self._compaction.is_syncing_log and not self._is_failing:
+                self._host.log_failed(error)
+            self._advance(error)
+            return
+        delay = self._delay(self._compaction.bytes_done)
+        if delay > 0 and not (self._is_failing or self._stopping):
+            self._timer = self._host.call_later(delay, self._go_on)
+        else:
+            self._go_on()
+
+    def _delay(self, bytes_done: int) -> float:
+        """Seconds until the throttle lets the next step go."""
+        if not self._options.bytes_per_second:
+            return 0
+        now = self._host.time()
+        self._due = max(self._due, now) + (bytes_done - self._seen_bytes) / self._options.bytes_per_second
+        self._seen_bytes = bytes_done
+        return self._due - now
+
+    def _clear(self) -> tuple[Compaction, Sequence[Candidate]]:
+        assert self._compaction is not None
+        compaction, run = self._compaction, self._runs.pop(0)
+        self._compaction = self._steps = None
+        self._is_failing = False
+        return compaction, run
+
+    def _ended(self) -> None:
+        compaction, run = self._clear()
+        self._segments_done += len(run)
+        self._bytes_done += sum(candidate.size_bytes for candidate in run)
+        self._reclaimed_bytes += compaction.reclaimed_bytes
+        self._host.compacted(self.progress())
+        self._next_run()
+        if self._steps is None:
+            self.consider()
+
+    def _failed(self, error: Exception) -> None:
+        compaction, run = self._clear()
+        self._stuck = self._stuck or compaction.output.is_published
+        match error:
+            case _Abandoned():
+                self._runs.clear()
+                return
+            case StorageError():
+                self._refused.update(candidate.segment.header.number for candidate in run)
+            case OSError():
+                self._retry_at = self._host.time() + _RETRY_SECONDS
+                self._runs.clear()
+            case _:
+                self._runs.clear()
+                raise error
+        self._host.compaction_failed(error, self.progress())
+        if self._stuck:
+            self._runs.clear()
+        self._next_run()

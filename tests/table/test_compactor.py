@@ -1,0 +1,268 @@
+"""When a table is compacted: the choice of runs, and what the actor's requests notice of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from kvsd.errors import ReadOnly
+from kvsd.table.compaction import OVERHEAD_BYTES
+from kvsd.table.compactor import Candidate, CompactionOptions, plan
+from kvsd.table.request import Compact, Delete, Get, Progress, Set
+from kvsd.table.segment import MAX_GENERATION, Segment
+from kvsd.types import Fsync
+from tests.table.driver import segments
+from tests.table.medium import Call, FaultyMedium
+from tests.table.serving import Serving, Stepped, serving
+
+SEGMENT_BYTES = 10_000
+
+
+class Sealed:
+    """As much of a segment as the choice looks at."""
+
+    def __init__(self, generation: int = 0) -> None:
+        self.header = self
+        self.generation = generation
+
+
+def candidate(live: int, dead: int, **more: Any) -> Candidate:
+    segment = cast(Segment, Sealed(more.pop("generation", 0)))
+    return Candidate(segment, OVERHEAD_BYTES + live + dead, dead, **more)
+
+
+def chosen(*candidates: Candidate, ratio: float = 0.5, **more: Any) -> list[list[int]]:
+    runs = plan(candidates, segment_bytes=SEGMENT_BYTES, garbage_ratio=ratio, **more)
+    return [[candidates.index(found) for found in run] for run in runs]
+
+
+FULL = candidate(9_000, 500)
+
+
+def test_segments_with_enough_garbage_are_chosen_with_their_neighbours() -> None:
+    assert chosen(FULL, candidate(4_000, 5_000), candidate(3_000, 6_000), FULL) == [[1, 2]]
+    assert chosen(FULL, candidate(6_000, 3_000)) == []
+    assert chosen(candidate(100, 0), candidate(1_000, 8_000), candidate(200, 0)) == [[0, 1, 2]]
+
+
+def test_a_run_fits_into_one_segment() -> None:
+    four = [candidate(4_500, 5_000 + number) for number in range(4)]
+    assert chosen(*four) == [[0, 1], [2, 3]]
+
+
+def test_small_neighbours_are_merged_once_there_are_four() -> None:
+    small = [candidate(100 + number, 0) for number in range(4)]
+    assert chosen(*small[:3], FULL) == []
+    assert chosen(FULL, *small) == [[1, 2, 3, 4]]
+
+
+def test_on_demand_all_that_may_hold_garbage_is_chosen() -> None:
+    assert chosen(FULL, candidate(9_000, 1), ratio=0) == [[0], [1]]
+    assert chosen(candidate(9_000, 0), ratio=0) == []
+    assert chosen(candidate(9_000, 0), ratio=0, has_tombstones=True) == [[0]]
+
+
+def test_damaged_segments_and_the_last_generation_are_left_alone() -> None:
+    assert chosen(candidate(1, 9_000, is_refused=True), candidate(1, 9_000, generation=MAX_GENERATION)) == []
+
+
+async def garbage(served: Serving, rounds: int = 8) -> dict[bytes, bytes]:
+    """Some segments full of replaced values and deleted keys; what is alive at the end."""
+    alive: dict[bytes, bytes] = {}
+    for number in range(rounds * 6):
+        key, value = b"k%d" % (number % 5), b"%d" % number * 30
+        await served.ask(Set(key, value), Set(b"gone%d" % number, b"v"), Delete(b"gone%d" % number))
+        alive[key] = value
+    return alive
+
+
+async def check(served: Serving, alive: dict[bytes, bytes]) -> None:
+    assert await served.ask(*map(Get, alive)) == list(alive.values())
+
+
+async def compact(served: Serving, action: Any) -> Progress:
+    (result,) = await served.ask(Compact(action))
+    assert isinstance(result, Progress)
+    return result
+
+
+async def test_a_segment_that_seals_starts_a_compaction_where_there_is_garbage(tmp_path: Path) -> None:
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium, segment_bytes=2_000, compaction=CompactionOptions()) as served:
+        alive = await garbage(served)
+        await served.idle()
+        assert ("info", "compacted") in served.reporter.events
+        assert len(segments(tmp_path / "t")) < 5
+        await check(served, alive)
+    async with serving(medium, segment_bytes=2_000) as served:
+        await check(served, alive)
+
+
+async def test_on_demand_everything_is_compacted_and_progress_told(tmp_path: Path) -> None:
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000) as served:
+        alive = await garbage(served)
+        before = len(segments(tmp_path / "t"))
+        progress = await compact(served, "start")
+        assert (progress.state, progress.segments_done) == ("running", 0)
+        assert progress.segments_total == before - 1
+        await served.idle()
+        progress = await compact(served, "status")
+        assert progress.state == "idle"
+        assert progress.segments_done == progress.segments_total == before - 1
+        assert progress.bytes_done == progress.bytes_total > 0
+        assert 0 < progress.reclaimed_bytes < progress.bytes_total
+        assert len(segments(tmp_path / "t")) <= before / 2
+        assert len(served.store.index) < len(alive) + 24  # most tombstones of what was deleted went, too
+        await check(served, alive)
+
+
+async def test_a_paused_compaction_takes_no_step_and_goes_on_later(tmp_path: Path) -> None:
+    reads = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
+        alive = await garbage(served)
+        await compact(served, "start")
+        assert (await compact(served, "pause")).state == "paused"
+        reads.run()()
+        await served.settle()
+        assert not reads.jobs
+        await check(served, alive)
+        assert (await compact(served, "resume")).state == "running"
+        while reads.jobs:
+            reads.run()()
+            await served.settle()
+        assert (await compact(served, "status")).state == "idle"
+        await check(served, alive)
+
+
+@pytest.mark.parametrize("steps", range(0, 60, 3))
+async def test_a_stop_at_any_step_leaves_nothing_behind_after_the_next_start(tmp_path: Path, steps: int) -> None:
+    reads = Stepped()
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium, segment_bytes=2_000, reads=reads) as served:
+        alive = await garbage(served)
+        await compact(served, "start")
+        for _ in range(steps):
+            if reads.jobs:
+                reads.run()()
+                await served.settle()
+        served.actor.mailbox.put_nowait(None)
+        await served.settle()
+        for _ in range(3):
+            if reads.jobs:
+                reads.run()()
+                await served.settle()
+        assert not reads.jobs
+    assert not list((tmp_path / "t").glob("*.tmp"))
+    async with serving(medium, segment_bytes=2_000) as served:
+        await check(served, alive)
+        ids = [path.name[:10] for path in segments(tmp_path / "t")]
+        assert len(ids) == len(set(ids))
+
+
+async def test_a_throttled_compaction_waits_between_its_steps_and_a_stop_does_not_wait_for_it(tmp_path: Path) -> None:
+    options = CompactionOptions(auto=False, bytes_per_second=1)
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, compaction=options) as served:
+        alive = await garbage(served)
+        await compact(served, "start")
+        await served.idle()
+        progress = await compact(served, "status")
+        assert progress.state == "running"
+        assert 0 < progress.bytes_done < progress.bytes_total
+        await check(served, alive)
+
+
+async def test_too_little_room_is_told_and_the_table_serves_on(tmp_path: Path) -> None:
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium, segment_bytes=2_000) as served:
+        alive = await garbage(served)
+        medium.room_bytes = 1 << 20
+        await compact(served, "start")
+        await served.idle()
+        assert ("warning", "compaction failed") in served.reporter.events
+        assert (await compact(served, "status")).state == "idle"
+        await check(served, alive)
+        await served.ask(Set(b"more", b"v"))
+        medium.room_bytes = None
+        await compact(served, "start")
+        await served.idle()
+        assert ("info", "compacted") in served.reporter.events
+
+
+@pytest.mark.parametrize("call", [Call.WRITE, Call.SYNC, Call.RENAME, Call.SYNC_DIRECTORY, Call.UNLINK])
+async def test_a_failing_disk_ends_the_compaction_and_not_the_table(tmp_path: Path, call: Call) -> None:
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium, segment_bytes=2_000) as served:
+        alive = await garbage(served)
+        medium.fail(errno.EIO, calls={call})
+        await compact(served, "start")
+        await served.idle()
+        assert medium.failures == 1
+        assert ("warning", "compaction failed") in served.reporter.events
+        state = (await compact(served, "status")).state
+        assert state == ("stopped" if call in (Call.SYNC_DIRECTORY, Call.UNLINK) else "idle")
+        assert await served.ask(Set(b"more", b"v")) == [None]
+        await check(served, alive)
+    async with serving(medium, segment_bytes=2_000) as served:
+        await check(served, alive | {b"more": b"v"})
+
+
+async def test_a_damaged_segment_is_told_once_and_the_others_are_compacted(tmp_path: Path) -> None:
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000) as served:
+        await garbage(served, 16)
+        path = segments(tmp_path / "t")[0]
+        data = bytearray(path.read_bytes())
+        data[300] ^= 1
+        path.write_bytes(data)
+        await compact(served, "start")
+        await served.idle()
+        assert served.reporter.events.count(("critical", "damaged entry")) == 1
+        assert ("info", "compacted") in served.reporter.events
+        await compact(served, "start")
+        await served.idle()
+        assert served.reporter.events.count(("critical", "damaged entry")) == 1
+
+
+async def test_a_log_whose_sync_fails_is_read_only_and_keeps_its_old_values(tmp_path: Path) -> None:
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium, segment_bytes=2_000, fsync=Fsync.NEVER) as served:
+        await garbage(served)
+        await served.ask(Set(b"k", b"unsynced"))
+        before = segments(tmp_path / "t")
+        active = served.store.log._active.fd
+        sync = FaultyMedium.sync
+
+        def failing(fd: int) -> None:
+            if fd == active:
+                raise OSError(errno.EIO, "Input/output error")
+            sync(medium, fd)
+
+        medium.sync = failing  # type: ignore[method-assign]
+        await compact(served, "start")
+        await served.idle()
+        (refused,) = await served.ask(Set(b"k", b"v"))
+        assert isinstance(refused, ReadOnly)
+        assert segments(tmp_path / "t") == before
+        (refused,) = await served.ask(Compact("start"))
+        assert isinstance(refused, ReadOnly)
+
+
+async def test_requests_are_served_between_the_steps(tmp_path: Path) -> None:
+    reads = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
+        alive = await garbage(served)
+        await compact(served, "start")
+        number = 0
+        while reads.jobs:
+            outcome = reads.run()
+            key = b"k%d" % (number % 5)
+            alive[key] = b"new%d" % number
+            await asyncio.wait_for(served.ask(Set(key, alive[key])), 5)
+            outcome()
+            await served.settle()
+            number += 1
+        assert number > 10
+        await check(served, alive)
