@@ -163,7 +163,7 @@ def test_busy_for_all_time_ends_with_the_timeout(
                 peer.expect(request)
                 peer.send(encode(BUSY))
 
-    with FakeServer(script, context=context) as server, pytest.raises(Busy):
+    with FakeServer(script, context=context) as server, pytest.raises((Busy, Timeout)):
         run(settings(server.port, timeout_seconds=0.15), "set_many", {"a": "1"})
 
 
