@@ -1,7 +1,6 @@
 """`kvsd expire`, `ttl` and `persist`: when a key goes by itself."""
 
 import os
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
@@ -48,12 +47,10 @@ def ttl(options: ClientOptions, key: _Key) -> None:
       kvsd ttl session
     """
     with options.connect() as client:
-        found = client.entry(os.fsencode(key))
-    if found is None:
-        raise KeyNotFound(f"there is no key {key}")
-    left = None
-    if found.expires_at is not None:
-        left = round(max(0.0, (found.expires_at - datetime.now(UTC)).total_seconds()), 3)
+        seconds = client.ttl(os.fsencode(key))
+        if seconds is None and not client.exists(os.fsencode(key)):
+            raise KeyNotFound(f"there is no key {key}")
+    left = None if seconds is None else round(seconds, 3)
     if options.json:
         options.output.document({"key": for_json(os.fsencode(key)), "ttl_seconds": left})
     else:

@@ -171,6 +171,7 @@ class Client(Table):
                         connection = self._reusable() or await self._open()
                         if not connection.has_room:
                             await connection.room()
+                        await connection.prepare(call)
                         sent = True
                         return await connection.run(call)
                     except KvsdError as error:

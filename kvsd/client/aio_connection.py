@@ -15,7 +15,7 @@ from kvsd.client import failures
 from kvsd.client.calls import Call, authenticate
 from kvsd.client.conversation import Conversation
 from kvsd.client.settings import ConnectSettings
-from kvsd.errors import KvsdError, UnexpectedMessage
+from kvsd.errors import ConnectionLost, KvsdError, UnexpectedMessage
 
 R = TypeVar("R")
 
@@ -73,7 +73,7 @@ class Connection(asyncio.BufferedProtocol):
                     ssl_handshake_timeout=seconds + 1 if context else None,
                     ssl_shutdown_timeout=GOODBYE_SECONDS if context else None,
                 )
-                await connection.exchange(authenticate(settings.username, settings.password))
+                await connection.run(authenticate(settings.username, settings.password))
         except BaseException as error:
             if connection is not None:
                 await connection.abort()
@@ -106,21 +106,22 @@ class Connection(asyncio.BufferedProtocol):
         while self.is_open and not self._room.is_set():
             await self._room.wait()
 
+    async def prepare(self, call: Call[R]) -> None:
+        """Ask what must be asked before `call` is run; waits for nothing where that is nothing. Raises as `run`."""
+        try:
+            for first in self._conversation.preparations(call):
+                await self.run(first)
+        except UnexpectedMessage:
+            raise failures.plain_server(self._settings) from None
+        except ConnectionLost as error:
+            raise failures.unsent(error) from error.__cause__
+
     async def run(self, call: Call[R]) -> R:
-        """Send `call`, before the first wait unless something must be asked before it, and return its result.
+        """Send `call`, before the first wait, and return its result.
 
         Raises what the server answered, ProtocolError, or ConnectionLost, whose `may_be_applied` is false where
         nothing of the call was handed to the transport. When cancelled, the reply is dropped as it comes.
         """
-        try:
-            for first in self._conversation.preparations(call):
-                await self.exchange(first)
-        except UnexpectedMessage:
-            raise failures.plain_server(self._settings) from None
-        return await self.exchange(call)
-
-    async def exchange(self, call: Call[R]) -> R:
-        """`run` where nothing needs to be asked before."""
         if not self.is_open:
             raise self._conversation.loss(None, may_be_applied=False)
         waiter: asyncio.Future[R] = self._loop.create_future()

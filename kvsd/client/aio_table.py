@@ -65,6 +65,13 @@ class Table:
         """The value of `key` with its version, time and expiry; None where it is absent."""
         return await self.run(calls.entry(key, self._place))
 
+    async def ttl(self, key: KeyLike) -> float | None:
+        """Seconds that `key` has left by the server's clock; None where it has no expiry, or is absent."""
+        found = await self.entry(key)
+        if found is None or found.expires_at is None:
+            return None
+        return calls.left_seconds(found.expires_at, await self.run(calls.clock()))
+
     async def expire(self, key: KeyLike, ttl: Duration) -> bool:
         """Have `key` gone after `ttl`, seconds or a timedelta; False where it is absent."""
         return await self.run(calls.expire(key, ttl, self._place))

@@ -159,7 +159,17 @@ def count(keys: Range, place: Place = HERE) -> Call[int]:
 
 def page(keys: Range, limit: int, *, values: bool, place: Place = HERE) -> Call[engine.Page]:
     """Answered with the next keys of the range."""
-    return Call(engine.Scan(*place, *keys, limit, values), _read_page, idempotent=True, engine=True)
+
+    def read(reply: Message, _seconds: float) -> engine.Page:
+        match reply:
+            case engine.Page(rest) if rest is None or rest > keys.start:
+                return reply
+            case engine.Page():
+                raise ProtocolError("the server's page of a scan leads back, so the scan would never end")
+            case _:
+                raise _misfit(reply)
+
+    return Call(engine.Scan(*place, *keys, limit, values), read, idempotent=True, engine=True)
 
 
 def batch(steps: Sequence[engine.Step], place: Place = HERE) -> Call[None]:
@@ -189,6 +199,25 @@ def version_of(if_version: int | None, *, if_absent: bool) -> int | None:
     if if_version is not None:
         raise ValueError("if_version and if_absent exclude each other; give one of them")
     return 0
+
+
+def value_bytes(call: Call[R]) -> int:
+    """How long the value is that `call` stores."""
+    match call.message:
+        case Set(_, value) | engine.Store(_, _, _, value):
+            return len(value)
+        case _:
+            return 0
+
+
+def clock() -> Call[datetime]:
+    """Answered with the server's time: what a key has left must not depend on the clock of this machine."""
+    return Call(Ping(None, None), _read_clock, idempotent=True)
+
+
+def left_seconds(expires_at: datetime, now: datetime) -> float:
+    """What a key has left; 0.0 where its time has come."""
+    return max(0.0, (expires_at - now).total_seconds())
 
 
 def ping() -> Call[float]:
@@ -246,14 +275,6 @@ def _read_truth(reply: Message, seconds: float) -> bool:
     return _read_number(reply, seconds) != 0
 
 
-def _read_page(reply: Message, _seconds: float) -> engine.Page:
-    match reply:
-        case engine.Page():
-            return reply
-        case _:
-            raise _misfit(reply)
-
-
 def _read_report(reply: Message, _seconds: float) -> object:
     match reply:
         case engine.Report(document):
@@ -280,6 +301,14 @@ def _read_round_trip(reply: Message, seconds: float) -> float:
     match reply:
         case Ping():
             return seconds
+        case _:
+            raise _misfit(reply)
+
+
+def _read_clock(reply: Message, _seconds: float) -> datetime:
+    match reply:
+        case Ping(_, Time() as server_time):
+            return _moment(server_time.nanoseconds // 1_000)
         case _:
             raise _misfit(reply)
 

@@ -133,8 +133,16 @@ def closed_by_us(settings: ConnectSettings) -> ConnectionLost:
     return ConnectionLost(f"this client of {settings.address} is closed; connect again")
 
 
+def unsent(error: ConnectionLost | Timeout) -> ConnectionLost | Timeout:
+    """The same for a call that was still to be sent, behind something that had to be asked first."""
+    return type(error)(str(error).removesuffix(_MAYBE))
+
+
+_MAYBE = "; the request may have been carried out"
+
+
 def _fate(may_be_applied: bool) -> str:
-    return "; the request may have been carried out" if may_be_applied else ""
+    return _MAYBE if may_be_applied else ""
 
 
 def _untrusted(settings: ConnectSettings, error: ssl.SSLCertVerificationError) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -33,7 +33,10 @@ T = TypeVar("T")
 DEFAULT_POOL_SIZE = 8
 
 PIPELINED_CALLS = 100
-"""Sent at once by get_many and set_many: their replies fit what both sides buffer, unless values are large."""
+"""Sent at once by get_many and set_many: even with the longest keys they fit what both sides buffer."""
+
+PIPELINED_BYTES = 1 << 20
+"""Values sent at once; a longer one goes alone."""
 
 
 def connect(
@@ -138,9 +141,15 @@ class Client(Table):
 
     def run_all(self, batch: list[Call[R]]) -> list[R]:
         results: list[R] = []
-        for start in range(0, len(batch), PIPELINED_CALLS):
-            part = batch[start : start + PIPELINED_CALLS]
-            results += self._try(partial(Connection.run_all, calls=part), idempotent=part[0].idempotent)
+        for part in _parts(batch):
+            outcomes = self._try(partial(Connection.run_all, calls=part), idempotent=part[0].idempotent)
+            for call, outcome in zip(part, outcomes, strict=True):
+                try:
+                    results.append(outcome.result())
+                except KvsdError as error:
+                    if not error.retryable:
+                        raise
+                    results.append(self.run(call))  # alone: what was answered beside it must not be sent again
         return results
 
     def _try(self, action: Callable[[Connection, float], T], *, idempotent: bool) -> T:
@@ -171,3 +180,18 @@ class _View(Table):
 
     def run_all(self, batch: list[Call[R]]) -> list[R]:
         return self._client.run_all(batch)
+
+
+def _parts(batch: list[Call[R]]) -> Iterator[list[Call[R]]]:
+    """`batch` in stretches that are sent at once."""
+    part: list[Call[R]] = []
+    part_bytes = 0
+    for call in batch:
+        size = calls.value_bytes(call)
+        if part and (len(part) == PIPELINED_CALLS or part_bytes + size > PIPELINED_BYTES):
+            yield part
+            part, part_bytes = [], 0
+        part.append(call)
+        part_bytes += size
+    if part:
+        yield part

@@ -17,7 +17,7 @@ from kvsd.client import failures
 from kvsd.client.calls import Call, authenticate
 from kvsd.client.conversation import Conversation, Outcome
 from kvsd.client.settings import ConnectSettings
-from kvsd.errors import UnexpectedMessage
+from kvsd.errors import ConnectionLost, Timeout, UnexpectedMessage
 
 R = TypeVar("R")
 
@@ -49,18 +49,20 @@ class Connection:
         Raises what the server answered; ConnectionLost, Timeout, whose `may_be_applied` is false where not one byte
         of the call was sent; ProtocolError. Only `usable` tells whether the connection survived.
         """
-        return self.run_all(deadline, [call])[0]
+        return self.run_all(deadline, [call])[0].result()
 
-    def run_all(self, deadline: float, calls: Sequence[Call[R]]) -> list[R]:
-        """The same for several calls, sent at once; raises the first error once all have their replies."""
+    def run_all(self, deadline: float, calls: Sequence[Call[R]]) -> list[Outcome[R]]:
+        """The same for several calls, sent at once; what the server answered to each is in its Outcome."""
         try:
             for first in self._conversation.preparations(calls[0]):
-                self._exchange([first], deadline)
+                self._exchange([first], deadline)[0].result()
         except UnexpectedMessage:
             raise failures.plain_server(self._settings) from None
+        except (ConnectionLost, Timeout) as error:
+            raise failures.unsent(error) from error.__cause__
         return self._exchange(calls, deadline)
 
-    def _exchange(self, calls: Sequence[Call[R]], deadline: float) -> list[R]:
+    def _exchange(self, calls: Sequence[Call[R]], deadline: float) -> list[Outcome[R]]:
         self.usable = False
         self._sent_bytes = 0
         outcomes: list[Outcome[R]] = [Outcome() for _ in calls]
@@ -77,7 +79,7 @@ class Connection:
                 raise failures.no_handshake(self._settings, self._opening_seconds) from None
             raise failures.no_reply(self._settings, may_be_applied=self._sent_bytes > 0) from None
         self.usable = True
-        return [outcome.result() for outcome in outcomes]
+        return outcomes
 
     def is_stale(self) -> bool:
         """Whether the server has closed an idle connection, or said something that nobody asked for."""

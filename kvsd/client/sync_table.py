@@ -64,6 +64,13 @@ class Table:
         """The value of `key` with its version, time and expiry; None where it is absent."""
         return self.run(calls.entry(key, self._place))
 
+    def ttl(self, key: KeyLike) -> float | None:
+        """Seconds that `key` has left by the server's clock; None where it has no expiry, or is absent."""
+        found = self.entry(key)
+        if found is None or found.expires_at is None:
+            return None
+        return calls.left_seconds(found.expires_at, self.run(calls.clock()))
+
     def expire(self, key: KeyLike, ttl: Duration) -> bool:
         """Have `key` gone after `ttl`, seconds or a timedelta; False where it is absent."""
         return self.run(calls.expire(key, ttl, self._place))

@@ -18,6 +18,9 @@ from kvsd.protocol.messages import Fail, encode, encode_success
 from kvsd.table import request, updates
 from kvsd.table.request import Found, Operation, Page, Progress, Result, Status
 
+_STEP_BYTES: Final = 128
+"""What a step of a batch keeps in memory beside its key and value."""
+
 MAX_TTL_MS: Final = 100 * 365 * 24 * 3_600 * 1_000
 """A hundred years."""
 
@@ -66,14 +69,17 @@ def operation_of(message: TableRequest, limits: Limits, now_us: int) -> Operatio
 
 
 def value_bytes_of(message: TableRequest) -> int:
-    """The bytes of values that the operation keeps in memory until it is decided."""
+    """The bytes that the operation keeps in memory until it is decided, beside what each operation does."""
     match message:
         case engine.Store():
             return len(message.value)
         case engine.Update():
             return len(message.argument or b"")
         case engine.Batch(_, _, steps):
-            return sum(len(step.key) + (len(step.value) if isinstance(step, engine.Store) else 0) for step in steps)
+            return sum(
+                _STEP_BYTES + len(step.key) + (len(step.value) if isinstance(step, engine.Store) else 0)
+                for step in steps
+            )
         case _:
             return 0
 

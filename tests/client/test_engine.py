@@ -155,6 +155,9 @@ async def test_keys_expire_and_can_be_kept(db: Any) -> None:
     assert await db.persist("k") is False
     assert await db.expire("k", timedelta(days=1)) is True
     assert await db.expire("none", 5) is False
+    assert 86_000 < await db.ttl("k") <= 86_400
+    await db.set("k", "v")
+    assert [await db.ttl("k"), await db.ttl("none")] == [None, None]
     await db.set("soon", "v", ttl=0.001)
     while await db.exists("soon"):
         await asyncio.sleep(0)
