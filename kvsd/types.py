@@ -34,6 +34,9 @@ MAX_BATCH_STEPS: Final = 1_000
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 """Keys and values of one atomic batch."""
 
+MAX_TTL_SECONDS: Final = 100 * 365 * 24 * 3_600
+"""A hundred years, the longest that a key can be given to live."""
+
 LARGEST_VALUE_BYTES: Final = 512 * 1024 * 1024
 """The highest limit of a value that a server can be given: none takes or holds a longer one."""
 

@@ -1,6 +1,6 @@
 """The options that say how long a key lives, and which version it must have.
 
-Owns: how durations are written in a shell. Knows no command.
+Owns: these options, and how durations are written in a shell. Knows no command.
 """
 
 import re
@@ -21,10 +21,8 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, 
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(ms|s|m|h|d|)")
 
 
-def duration(text: str | None) -> float | None:
+def duration(text: str) -> float:
     """The seconds that `text` says; raises UsageError where it says none."""
-    if text is None:
-        return None
     found = _DURATION.fullmatch(text.strip().lower())
     if found is None:
         raise UsageError(f"{text!r} is no time: a number and ms, s, m, h or d, such as 30s")

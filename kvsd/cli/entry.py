@@ -29,7 +29,7 @@ def entry(options: ClientOptions, key: Annotated[str, typer.Argument(metavar="KE
     with options.connect() as client:
         found = client.entry(wanted)
     if found is None:
-        raise KeyNotFound(f"there is no key {key}")
+        raise KeyNotFound(key)
     expires = None if found.expires_at is None else found.expires_at.isoformat()
     if options.json:
         options.output.document(

@@ -30,11 +30,10 @@ def expire(
       kvsd expire session 30m
     """
     seconds = duration(time)
-    assert seconds is not None
     with options.connect() as client:
         if not client.expire(os.fsencode(key), seconds):
-            raise KeyNotFound(f"there is no key {key}")
-    _done(options, key)
+            raise KeyNotFound(key)
+    options.output.done({"key": for_json(os.fsencode(key))})
 
 
 @apps["ttl"].command("ttl")
@@ -49,7 +48,7 @@ def ttl(options: ClientOptions, key: _Key) -> None:
     with options.connect() as client:
         seconds = client.ttl(os.fsencode(key))
         if seconds is None and not client.exists(os.fsencode(key)):
-            raise KeyNotFound(f"there is no key {key}")
+            raise KeyNotFound(key)
     left = None if seconds is None else round(seconds, 3)
     if options.json:
         options.output.document({"key": for_json(os.fsencode(key)), "ttl_seconds": left})
@@ -68,12 +67,5 @@ def persist(options: ClientOptions, key: _Key) -> None:
     """
     with options.connect() as client:
         if not client.persist(os.fsencode(key)) and not client.exists(os.fsencode(key)):
-            raise KeyNotFound(f"there is no key {key}")
-    _done(options, key)
-
-
-def _done(options: ClientOptions, key: str) -> None:
-    if options.json:
-        options.output.document({"key": for_json(os.fsencode(key)), "status": "OK"})
-    else:
-        options.output.line("OK")
+            raise KeyNotFound(key)
+    options.output.done({"key": for_json(os.fsencode(key))})

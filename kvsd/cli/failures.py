@@ -23,3 +23,6 @@ class KeyNotFound(KvsdError):
 
     code = "NOT_FOUND"
     exit_status = 3
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"there is no key {key}")

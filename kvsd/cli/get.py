@@ -31,7 +31,7 @@ def get(options: ClientOptions, key: Annotated[str, typer.Argument(metavar="KEY"
     with options.connect() as client:
         value = client.get(wanted)
     if value is None:
-        raise KeyNotFound(f"there is no key {key}")
+        raise KeyNotFound(key)
     if options.json:
         options.output.document({"key": for_json(wanted), "value": for_json(value)})
     elif on_terminal():

@@ -60,7 +60,7 @@ def mset(
     words = [os.fsencode(word) for word in pairs]
     with options.connect() as client:
         client.set_many(dict(zip(words[::2], words[1::2], strict=True)))
-    _done(options)
+    options.output.done()
 
 
 @apps["batch"].command("batch")
@@ -86,7 +86,7 @@ def batch(options: ClientOptions) -> None:
                 raise UsageError(f"line {number} of stdin is no step: it has no {error.args[0]!r}") from None
             except (TypeError, ValueError, KvsdError) as error:
                 raise UsageError(f"line {number} of stdin is no step: {error}") from None
-    _done(options)
+    options.output.done()
 
 
 def _documents() -> Iterator[tuple[int, dict[str, object]]]:
@@ -142,10 +142,3 @@ def _version(given: object) -> int | None:
     if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 0):
         return given
     raise TypeError("a version is a whole number")
-
-
-def _done(options: ClientOptions) -> None:
-    if options.json:
-        options.output.document({"status": "OK"})
-    else:
-        options.output.line("OK")

@@ -6,7 +6,7 @@ import typer
 
 from kvsd.cli.app import new_group
 from kvsd.cli.client import ClientOptions, client_command
-from kvsd.cli.table import ask, done
+from kvsd.cli.table import ask
 
 app = new_group("Make, list and drop namespaces, in which tables are.")
 
@@ -23,7 +23,7 @@ def create(options: ClientOptions, name: _Name) -> None:
       kvsd namespace create shop
     """
     ask(options, "namespace", "create", name)
-    done(options)
+    options.output.done()
 
 
 @app.command("list")
@@ -52,4 +52,4 @@ def drop(options: ClientOptions, name: _Name) -> None:
       kvsd namespace drop shop
     """
     ask(options, "namespace", "drop", name)
-    done(options)
+    options.output.done()

@@ -40,6 +40,13 @@ class Output:
         """One line of JSON data, at once; pure ASCII, which is safe on every terminal."""
         write(_dumped(content).encode() + b"\n")
 
+    def done(self, content: Mapping[str, Json] | None = None) -> None:
+        """That it is done, with `content` in the document."""
+        if self.as_json:
+            self.document({**(content or {}), "status": "OK"})
+        else:
+            self.line("OK")
+
     def note(self, text: str) -> None:
         """For a person only: nothing with `as_json`."""
         if not self.as_json:

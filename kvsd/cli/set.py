@@ -62,14 +62,11 @@ def set_(
     """
     if if_absent and if_version is not None:
         raise UsageError("--if-version and --if-absent exclude each other; give one of them")
-    seconds = duration(ttl)
+    seconds = None if ttl is None else duration(ttl)
     content = os.fsencode(value) if literal else _content(value, options.output)
     with options.connect() as client:
         client.set(os.fsencode(key), content, ttl=seconds, if_version=if_version, if_absent=if_absent)
-    if options.json:
-        options.output.document({"key": for_json(os.fsencode(key)), "status": "OK"})
-    else:
-        options.output.line("OK")
+    options.output.done({"key": for_json(os.fsencode(key))})
 
 
 def _sorted(args: list[str], takes_argument: dict[str, bool]) -> list[str]:

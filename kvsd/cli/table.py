@@ -34,7 +34,7 @@ def create(options: ClientOptions, name: _Table, settings: _Settings = None) -> 
       kvsd table create shop/stock fsync=interval
     """
     ask(options, "table", "create", name, *(settings or ()))
-    done(options)
+    options.output.done()
 
 
 @app.command("list")
@@ -108,7 +108,7 @@ def drop(
     if not yes and not prompt.confirm(f"Drop the table {name} with all its keys?"):
         raise UsageError(f"nothing was dropped; add --yes to drop {name} without being asked")
     ask(options, "table", "drop", name)
-    done(options)
+    options.output.done()
 
 
 @app.command("reopen")
@@ -121,20 +121,13 @@ def reopen(options: ClientOptions, name: _Table) -> None:
       kvsd table reopen default
     """
     ask(options, "table", "reopen", name)
-    done(options)
+    options.output.done()
 
 
 def ask(options: ClientOptions, *words: str) -> object:
     """The report of one command."""
     with options.connect() as client:
         return client.administer(*words)
-
-
-def done(options: ClientOptions) -> None:
-    if options.json:
-        options.output.document({"status": "OK"})
-    else:
-        options.output.line("OK")
 
 
 def show(options: ClientOptions, report: object) -> None:

@@ -82,7 +82,7 @@ def getdel(options: ClientOptions, key: _Key) -> None:
     with options.connect() as client:
         value = client.getdel(os.fsencode(key))
     if value is None:
-        raise KeyNotFound(f"there is no key {key}")
+        raise KeyNotFound(key)
     _print_value(options, key, value)
 
 

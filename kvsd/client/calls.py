@@ -29,7 +29,7 @@ from kvsd.protocol.messages import (
     Success,
     Welcome,
 )
-from kvsd.types import Duration, Entry, KeyLike, Value, ValueLike, to_bytes
+from kvsd.types import MAX_TTL_SECONDS, Duration, Entry, KeyLike, Value, ValueLike, to_bytes
 
 R = TypeVar("R")
 
@@ -37,7 +37,8 @@ MAX_VALUE_BYTES_ON_THE_WIRE = 10**MAX_NUMBER_DIGITS - 1
 """The highest size that can be written there; what a server accepts is far less."""
 
 
-MAX_TTL_SECONDS: Final = 100 * 365 * 24 * 3_600
+PAGE_KEYS = 500
+"""Asked for at once by a scan; values make a page end earlier."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -177,9 +178,9 @@ def batch(steps: Sequence[engine.Step], place: Place = HERE) -> Call[None]:
     return Call(engine.Batch(*place, tuple(steps)), _read_nothing, engine=True)
 
 
-def administer(*words: str, idempotent: bool = False) -> Call[object]:
+def administer(*words: str) -> Call[object]:
     """A command about tables; answered with its JSON document, decoded."""
-    return Call(engine.Administer(words), _read_report, idempotent=idempotent, engine=True)
+    return Call(engine.Administer(words), _read_report, engine=True)
 
 
 def milliseconds(ttl: Duration | None) -> int | None:

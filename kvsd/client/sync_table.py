@@ -18,9 +18,6 @@ from kvsd.types import Duration, Entry, Key, KeyLike, Value, ValueLike
 
 R = TypeVar("R")
 
-PAGE_KEYS = 500
-"""Asked for at once by a scan; values make a page end earlier."""
-
 
 class Table:
     """One table's keys and values.
@@ -142,7 +139,7 @@ class Table:
     def _pages(self, keys: Range, limit: int | None, *, values: bool) -> Iterator[tuple[Key, Value | None]]:
         rest: Key | None = keys.start
         while rest is not None and (limit is None or limit > 0):
-            size = PAGE_KEYS if limit is None else min(limit, PAGE_KEYS)
+            size = calls.PAGE_KEYS if limit is None else min(limit, calls.PAGE_KEYS)
             page = self.run(calls.page(Range(rest, keys.end), size, values=values, place=self._place))
             yield from page.items
             limit = None if limit is None else limit - len(page.items)

@@ -17,12 +17,12 @@ from kvsd.protocol.decoder import Limits
 from kvsd.protocol.messages import Fail, encode, encode_success
 from kvsd.table import request, updates
 from kvsd.table.request import Found, Operation, Page, Progress, Result, Status
+from kvsd.types import MAX_TTL_SECONDS
 
 _STEP_BYTES: Final = 128
 """What a step of a batch keeps in memory beside its key and value."""
 
-MAX_TTL_MS: Final = 100 * 365 * 24 * 3_600 * 1_000
-"""A hundred years."""
+MAX_TTL_MS: Final = MAX_TTL_SECONDS * 1_000
 
 TableRequest: TypeAlias = (
     engine.Read

@@ -6,7 +6,7 @@ operation needs before it can be decided is returned, and whoever has got it run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, assert_never
 
@@ -28,7 +28,6 @@ from kvsd.table.request import (
     Fetch,
     Found,
     Get,
-    Operation,
     Page,
     Progress,
     Request,
@@ -82,14 +81,13 @@ class Operations:
         self._gatekeeper = gatekeeper
 
     def run(self, request: Request) -> Need | None:
-        """Decide the operations of `request` that have no result yet; stops at one that needs something first.
+        """Decide the operations of `request`, which has no results yet; stops where one needs something first.
 
         Only the first operation of a Request ever blocks it: at a later one it is cut.
         """
         results = request.results
-        operations: Sequence[Operation] = request.operations[len(results) :] if results else request.operations
         result: Result | Need
-        for operation in operations:
+        for operation in request.operations:
             if len(results) == MAX_OPERATIONS or request.reply_bytes > MAX_REPLY_BYTES:
                 request.origin.is_cut = True
                 break

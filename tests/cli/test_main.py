@@ -39,7 +39,6 @@ def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
         (UsageError, 2),
         (errors.ConfigError, 2),
         (errors.InvalidValue, 2),
-        (KeyNotFound, 3),
         (errors.TableNotFound, 3),
         (errors.Conflict, 4),
         (errors.AuthenticationError, 5),
@@ -55,6 +54,12 @@ def test_a_script_tells_errors_apart_by_the_exit_status(
     fail(error("it went wrong"))
     result = cli("get", "k")
     assert (result.status, result.out, result.err) == (status, b"", "error: it went wrong\n")
+
+
+def test_an_absent_key_is_told_by_the_exit_status_too(cli: Cli, fail: Fail) -> None:
+    fail(KeyNotFound("k"))
+    result = cli("get", "k")
+    assert (result.status, result.out, result.err) == (3, b"", "error: there is no key k\n")
 
 
 def test_an_error_is_json_where_json_was_asked_for(cli: Cli, fail: Fail) -> None:
