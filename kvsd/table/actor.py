@@ -289,7 +289,7 @@ class TableActor:
         request.resolve()
 
     def _go_on(self, request: Request) -> None:
-        """What `request` needed may be there: decide the rest of it, and then those that were parked behind it."""
+        """What `request` needed may be there: decide it, and then those that were parked behind it."""
         del self._blocked[request]
         behind = self._parked.pop(request.origin)
         self._reading.update(behind)  # where a crash finds those whose turn has not come
@@ -354,7 +354,9 @@ class TableActor:
     # Cold reads
 
     def _start_reads(self, request: Request) -> None:
-        reads, results = request.reads, request.results
+        results = request.results
+        # They refer to the request: in a cycle, values would outlive their reply.
+        reads, request.reads = request.reads, []
         jobs = [read for _, read, _ in reads]
 
         def done(found: list[Stored | CorruptLog]) -> None:
