@@ -224,6 +224,23 @@ class TableActor:
 
         self._run(self._pools.compactions or self._pools.reads, attempt, done)
 
+    def run_log_sync(self, job: Job, done: Callable[[Exception | None], None]) -> None:
+        def synced(error: Exception | None) -> None:
+            beside = set(self._jobs)
+            if error is not None or not beside:
+                done(error)
+                return
+
+            def told(other: asyncio.Future[Any]) -> None:
+                beside.discard(other)
+                if not beside:
+                    self.run_step(lambda: None, done)
+
+            for other in list(beside):
+                other.add_done_callback(told)
+
+        self.run_step(job, synced)
+
     def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return self._loop.call_later(seconds, callback)
 
@@ -413,8 +430,8 @@ class TableActor:
             return
         self._store.committed(commit)
         self._write_hints()
-        if len(commit.append.runs) > 1:
-            self._compactor.consider()
+        if len(commit.append.runs) > 1 or self.state is State.FULL:
+            self._compactor.consider()  # on a full disk the deletes that it takes are to give room, too
         for request in self._waiting.pop(commit.group, ()):
             request.resolve()
         if self._blocked:

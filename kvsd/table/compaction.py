@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -53,7 +54,8 @@ OVERHEAD_BYTES: Final = SEGMENT_HEADER_BYTES + HEADER_BYTES + SEAL_VALUE.size
 _SYNC_BYTES: Final = 8 << 20
 """Synced on the way, so that no sync of a commit has to wait for a whole segment."""
 _MARGIN_BYTES: Final = 16 << 20
-"""What the disk must have beside the output: for the writes that go on meanwhile."""
+"""What the disk must have beside the output, for the writes that go on meanwhile; but no more than the output again: on
+a full disk, what is all but dead must still be able to go."""
 _MAX_OFFSET: Final = 0xFFFFFFFF
 _PREV_SEQ_AT: Final = 40
 
@@ -134,7 +136,7 @@ class Output:
 
     def create(self, expected_bytes: int) -> None:
         """Raises OSError, ENOSPC also where the disk would be left with next to nothing."""
-        if self.medium.free_bytes(self.path.parent) < expected_bytes + _MARGIN_BYTES:
+        if self.medium.free_bytes(self.path.parent) < expected_bytes + min(expected_bytes, _MARGIN_BYTES):
             raise OSError(errno.ENOSPC, "not enough room to compact", str(self.path.parent))
         self._fd = self.medium.open(self._temporary, create=True)
 
@@ -269,7 +271,7 @@ class Compaction:
     def _copy(self) -> Generator[Job, None, list[Key]]:
         """Up to the output's name; returns the keys of the tombstones that were dropped."""
         store, output = self.store, self.output
-        retention = Retention(store.index, from_start=store.log.sealed()[0] is self.run[0])
+        retention = Retention(store.index, nothing_older=self._nothing_older())
         dropped_through = max(segment.header.dropped_through for segment in self.run)
         tombstones: list[Key] = []
         try:
@@ -321,9 +323,16 @@ class Compaction:
             yield self.output.withdraw
             raise
 
+    def _nothing_older(self) -> bool:
+        """Whether no older segment holds an entry that is replaced: what a tombstone hides would be one."""
+        dead_bytes = self.store.index.dead_bytes
+        older = takewhile(lambda segment: segment is not self.run[0], self.store.log.sealed())
+        return not any(dead_bytes.get(segment.header.number) for segment in older)
+
     def _expected_bytes(self) -> int:
         dead = sum(self.store.index.dead_bytes.get(number, 0) for number in self._numbers)
-        return max(0, sum(self._medium.size(segment.fd) for segment in self.run) - dead)
+        entries = sum(self._medium.size(segment.fd) - OVERHEAD_BYTES for segment in self.run)
+        return OVERHEAD_BYTES + max(0, entries - dead)
 
     def _remove_inputs(self) -> None:
         before = sum(segment.path.stat().st_size for segment in self.run)

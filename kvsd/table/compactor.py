@@ -97,6 +97,10 @@ class Host(Protocol):
     def run_step(self, job: Job, done: Callable[[Exception | None], None]) -> None:
         """Have a worker run `job`, and tell what it raised."""
 
+    def run_log_sync(self, job: Job, done: Callable[[Exception | None], None]) -> None:
+        """The same, with all jobs of the table that ran beside it told before: one of them may have heard of a failure
+        that concerned this one, since the system tells it once."""
+
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer: ...
     def time(self) -> float: ...
     def log_failed(self, error: OSError) -> None:
@@ -254,7 +258,11 @@ class Compactor:
             self._failed(found)
         else:
             self._is_running = True
-            self._host.run_step(job, self._done)
+            assert self._compaction is not None
+            if self._compaction.is_syncing_log and not self._is_failing:
+                self._host.run_log_sync(job, self._done)
+            else:
+                self._host.run_step(job, self._done)
 
     def _done(self, error: Exception | None) -> None:
         self._is_running = False

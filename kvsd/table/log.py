@@ -391,6 +391,8 @@ class Log:
         for segment in segments:
             del self._segments[segment.header.number]
             segment.close()
+            if segment.path in self._unhinted:
+                self._unhinted.remove(segment.path)
 
     def take_unhinted(self) -> list[Path]:
         """The sealed segments that want a hint and were not yet handed out."""

@@ -57,7 +57,8 @@ def recover(
                 empty.add(segment.header.segment_id)
             elif scan.count and not is_hinted:
                 unhinted.append(segment.path)
-            if segment is not segments[-1] or scan.sealed_at is not None:
+            # A compaction's output had its SEAL before it had its name: it has no torn tail.
+            if segment is not segments[-1] or scan.sealed_at is not None or segment.header.generation:
                 _check_sealed(scan)
                 covered_through = scan.covered_through
         torn = scan is not None and scan.sealed_at is None and _has_torn_tail(scan)

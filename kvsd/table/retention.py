@@ -20,15 +20,15 @@ class Retention:
     """Judges the records of one run of segments, in their order; the index may change in between.
 
     The newest entry of a key is wanted. If it is a tombstone, then only while an older segment may hold the key: not
-    if the run begins where the log does (`from_start`), nor if the key's first entry of all is in the run. An expired
-    value is wanted like any other, until the sweep has logged it: replay knows no clock.
+    if none holds anything that is replaced (`nothing_older`), nor if the key's first entry of all is in the run. An
+    expired value is wanted like any other, until the sweep has logged it: replay knows no clock.
     """
 
-    __slots__ = ("_born", "_from_start", "_index")
+    __slots__ = ("_born", "_index", "_nothing_older")
 
-    def __init__(self, index: Index, *, from_start: bool) -> None:
+    def __init__(self, index: Index, *, nothing_older: bool) -> None:
         self._index = index
-        self._from_start = from_start
+        self._nothing_older = nothing_older
         self._born: set[Key] = set()
         """Keys that are deleted by now, and whose first entry of all was in this run."""
 
@@ -42,7 +42,7 @@ class Retention:
                 continue
             location = find(key)
             is_newest = location is not None and seq_of(location) == seq
-            if location is not None and location & TOMBSTONE and not self._from_start:
+            if location is not None and location & TOMBSTONE and not self._nothing_older:
                 # No previous entry means that the log held none then; what came since is here or newer.
                 if not prev_seq(place):
                     born.add(key)

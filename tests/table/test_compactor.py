@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from kvsd.errors import ReadOnly
+from kvsd.table.actor import State
 from kvsd.table.compaction import OVERHEAD_BYTES
 from kvsd.table.compactor import Candidate, CompactionOptions, plan
 from kvsd.table.request import Compact, Delete, Get, Progress, Set
@@ -17,7 +18,7 @@ from kvsd.table.segment import MAX_GENERATION, Segment
 from kvsd.types import Fsync
 from tests.table.driver import segments
 from tests.table.medium import Call, FaultyMedium
-from tests.table.serving import Serving, Stepped, serving
+from tests.table.serving import Inline, Serving, Stepped, serving
 
 SEGMENT_BYTES = 10_000
 
@@ -179,7 +180,7 @@ async def test_too_little_room_is_told_and_the_table_serves_on(tmp_path: Path) -
     medium = FaultyMedium(tmp_path)
     async with serving(medium, segment_bytes=2_000) as served:
         alive = await garbage(served)
-        medium.room_bytes = 1 << 20
+        medium.room_bytes = 500
         await compact(served, "start")
         await served.idle()
         assert ("warning", "compaction failed") in served.reporter.events
@@ -248,6 +249,55 @@ async def test_a_log_whose_sync_fails_is_read_only_and_keeps_its_old_values(tmp_
         assert segments(tmp_path / "t") == before
         (refused,) = await served.ask(Compact("start"))
         assert isinstance(refused, ReadOnly)
+
+
+async def test_a_sync_whose_failure_another_job_was_told_of_does_not_count(tmp_path: Path) -> None:
+    """For each descriptor a failure is told once: the compaction's own sync succeeds then, and has synced nothing."""
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium, segment_bytes=2_000, fsync=Fsync.NEVER) as served:
+        await garbage(served)
+    commits = Stepped()
+    async with serving(medium, segment_bytes=2_000, fsync=Fsync.INTERVAL, commits=commits, reads=Inline()) as served:
+        request = served.request(Set(b"k0", b"unsynced"))
+        await served.settle()
+        commits.run(commits.names.index("Append"))()
+        await request.future
+        served.actor._sync()
+        await served.settle()
+        medium.fail(errno.EIO, calls={Call.SYNC})
+        tell = commits.run(commits.names.index("Sync"))
+        before = segments(tmp_path / "t")
+        await compact(served, "start")
+        for _ in range(50):
+            await served.settle()
+        assert segments(tmp_path / "t") == before
+        tell()
+        for _ in range(5):
+            await served.settle()
+        while commits.jobs:
+            commits.run()()
+        await served.settle()
+        assert served.actor.state is State.READ_ONLY
+        assert segments(tmp_path / "t") == before
+        assert (await compact(served, "status")).state == "idle"
+
+
+async def test_on_a_full_disk_deletes_make_room_by_themselves(tmp_path: Path) -> None:
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium, segment_bytes=2_000, compaction=CompactionOptions()) as served:
+        keys = [b"key%d" % number for number in range(20)]
+        await served.ask(*(Set(key, bytes(900)) for key in keys))
+        await served.idle()
+        medium.room_bytes = 100
+        (refused,) = await served.ask(Set(b"more", bytes(100_000)))
+        assert isinstance(refused, ReadOnly)
+        await served.idle()
+        assert served.actor.state is State.FULL
+        medium.room_bytes = 10_000
+        await served.ask(*map(Delete, keys))
+        await served.idle()
+        assert ("info", "compacted") in served.reporter.events
+        assert medium.room_bytes > 20_000
 
 
 async def test_requests_are_served_between_the_steps(tmp_path: Path) -> None:

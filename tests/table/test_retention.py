@@ -12,9 +12,11 @@ def record(kind: Kind, key: bytes, seq: int) -> Record:
     return kind, key, seq, 0, 0, 0
 
 
-def wanted(index: Index, *records: tuple[Record, int], from_start: bool = False) -> list[bool]:
+def wanted(index: Index, *records: tuple[Record, int], nothing_older: bool = False) -> list[bool]:
     """Of records with their previous seqs."""
-    return Retention(index, from_start=from_start).wanted([found for found, _ in records], lambda at: records[at][1])
+    return Retention(index, nothing_older=nothing_older).wanted(
+        [found for found, _ in records], lambda at: records[at][1]
+    )
 
 
 def index_of(**newest: tuple[int, bool]) -> Index:
@@ -36,7 +38,7 @@ def test_a_tombstone_is_wanted_while_an_older_segment_may_hold_its_key() -> None
     for kind in (Kind.DELETE, Kind.EXPIRED):
         assert wanted(index, (record(kind, b"k", 5), 3)) == [True]
         assert wanted(index, (record(Kind.SET, b"k", 3), 1), (record(kind, b"k", 5), 3)) == [False, True]
-        assert wanted(index, (record(kind, b"k", 5), 3), from_start=True) == [False]
+        assert wanted(index, (record(kind, b"k", 5), 3), nothing_older=True) == [False]
         assert wanted(index, (record(Kind.SET, b"k", 3), 0), (record(kind, b"k", 5), 3)) == [False, False]
 
 
@@ -46,4 +48,4 @@ def test_a_tombstone_that_is_not_the_newest_is_never_wanted() -> None:
 
 def test_a_clear_and_a_link_of_the_chain_are_always_wanted() -> None:
     both = (record(Kind.CLEAR, b"", 3), 0), (record(Kind.CHAIN, b"", 4), 0)
-    assert wanted(index_of(), *both, from_start=True) == [True, True]
+    assert wanted(index_of(), *both, nothing_older=True) == [True, True]
