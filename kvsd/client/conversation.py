@@ -83,10 +83,11 @@ class Conversation:
 
     def preparations(self, call: Call[R]) -> Iterator[Call[None]]:
         """What must be asked, each with success, before `call` is sent."""
-        if (call.engine or not self._in_place) and not self._welcomed:
+        use = call.placed and not self._in_place
+        if (call.engine or use) and not self._welcomed:
             yield calls.hello()
             self._welcomed = True
-        if not self._in_place:
+        if use:
             assert self._settings.place is not None
             yield calls.use(*self._settings.place)
             self._in_place = True

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from kvsd.errors import ProtocolError
-from kvsd.protocol.engine import EngineMessage, encode_engine
+from kvsd.protocol import administration, engine
+from kvsd.protocol.administration import AdministrationMessage
+from kvsd.protocol.engine import EngineMessage
 from kvsd.protocol.frames import NULL, Frame, Time, encode_frame, key_frame, parse_number
+from kvsd.protocol.grammar import Grammar
 from kvsd.types import frozen
 
 PROTOCOL_VERSION = 1
@@ -133,9 +136,11 @@ class Unknown:
     type: int
 
 
-Message: TypeAlias = (
-    Ping | Authenticate | Success | Fail | Set | Get | Delete | Hello | Welcome | Unknown | EngineMessage
-)
+BeyondPlain: TypeAlias = EngineMessage | AdministrationMessage
+Message: TypeAlias = Ping | Authenticate | Success | Fail | Set | Get | Delete | Hello | Welcome | Unknown | BeyondPlain
+
+BEYOND_PLAIN: Final = Grammar[BeyondPlain](engine.FORMS, administration.FORMS)
+"""The messages from 34 up, which are made of parts."""
 
 
 def encode(message: Message) -> bytes:
@@ -168,7 +173,7 @@ def encode(message: Message) -> bytes:
         case Unknown(unknown_type):
             return _encode(unknown_type)
         case _:
-            return encode_engine(message)
+            return BEYOND_PLAIN.encode(message)
 
 
 _SUCCESS_NULL = b"*2\r\n#\x03" + NULL

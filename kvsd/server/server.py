@@ -26,6 +26,7 @@ from structlog.typing import FilteringBoundLogger
 from kvsd.config import Config
 from kvsd.errors import ConfigError
 from kvsd.protocol.decoder import Limits
+from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, insecure_users
 from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
@@ -221,6 +222,7 @@ class Server:
         return Services(
             authenticator=authenticator,
             dispatcher=self.dispatcher,
+            administration=Administration(self.tables),
             budget=Budget(settings.memory_bytes),
             limits=Limits.of(storage.max_key_bytes, storage.max_value_bytes),
             reporter=self._reporter,

@@ -1,0 +1,101 @@
+"""What the administration messages ask of the tables, and what is answered.
+
+Owns: names that are left out, the documents of the reports, and errors as replies. Must not know connections, nor the
+order of replies. Today every principal may do everything.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Final, assert_never
+
+from kvsd.errors import KvsdError, UnexpectedMessage
+from kvsd.protocol import administration as messages
+from kvsd.protocol.administration import AdministrationRequest, Report
+from kvsd.protocol.messages import Fail, Success, encode
+from kvsd.server.catalog import Dropped, TableSettings, settings_from
+from kvsd.server.dispatcher import TableName
+from kvsd.server.tables import TableEntry, TableInfo, Tables
+
+_ACTIONS: Final = ("start", "pause", "resume", "status")
+
+
+class Administration:
+    """Carries out one message at a time for each connection; a change goes on even if its connection ends."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    async def carry_out(self, request: AdministrationRequest, here: TableName) -> bytes:
+        """The reply to `request` of a session whose table is `here`."""
+        try:
+            return encode(await self._answer(request, here))
+        except KvsdError as error:
+            return encode(Fail(error.code, str(error)))
+
+    async def _answer(self, request: AdministrationRequest, here: TableName) -> Success | Report:
+        tables = self._tables
+        match request:
+            case messages.TableList(namespace):
+                dropped = [_dropped(entry) for entry in await tables.dropped()]
+                return _report(tables=[_entry(entry) for entry in tables.list(namespace)], dropped=dropped)
+            case messages.TableInfo(namespace, table):
+                return _report(**_info(await tables.info(_name(namespace, table, here))))
+            case messages.TableSettings(namespace, table, changes):
+                name = _name(namespace, table, here)
+                own, effective = await tables.change_settings(name, dict(changes))
+                return _report(settings=_own(own), effective=asdict(effective))
+            case messages.NamespaceList():
+                return _report(namespaces=tables.namespaces())
+            case messages.TableCreate(namespace, table, settings):
+                await tables.create(_name(namespace, table, here), settings_from(dict(settings)))
+            case messages.TableDrop(namespace, table):
+                await tables.drop(_name(namespace, table, here))
+            case messages.TableReopen(namespace, table):
+                await tables.reopen(_name(namespace, table, here))
+            case messages.NamespaceCreate(namespace):
+                await tables.create_namespace(namespace)
+            case messages.NamespaceDrop(namespace):
+                await tables.drop_namespace(namespace)
+            case messages.Compact(namespace, table, action):
+                return await self._compact(_name(namespace, table, here), action)
+            case _:
+                assert_never(request)
+        return Success(None)
+
+    async def _compact(self, name: TableName, action: str) -> Report:
+        if action not in _ACTIONS:
+            raise UnexpectedMessage(f"there is no such action of compaction; there are {', '.join(_ACTIONS)}")
+        self._tables.check(name)
+        raise UnexpectedMessage("this server cannot compact yet; its log only grows")
+
+
+def _name(namespace: str | None, table: str | None, here: TableName) -> TableName:
+    return TableName(here.namespace if namespace is None else namespace, here.table if table is None else table)
+
+
+def _report(**content: object) -> Report:
+    return Report(json.dumps(content).encode("ascii"))
+
+
+def _own(settings: TableSettings) -> dict[str, object]:
+    return {name: value for name, value in asdict(settings).items() if value is not None}
+
+
+def _entry(entry: TableEntry) -> dict[str, object]:
+    return {**entry.name._asdict(), "state": entry.state, "settings": _own(entry.settings)}
+
+
+def _dropped(dropped: Dropped) -> dict[str, object]:
+    return {**dropped.name._asdict(), "folder": dropped.folder.name, "dropped_at": dropped.seconds}
+
+
+def _info(info: TableInfo) -> dict[str, object]:
+    error = info.error
+    return {
+        **_entry(info.entry),
+        "effective": asdict(info.effective),
+        "status": None if info.status is None else asdict(info.status),
+        "error": None if error is None else {"code": error.code, "message": str(error)},
+    }
