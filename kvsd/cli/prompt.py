@@ -56,3 +56,11 @@ def read_file(path: Path) -> str:
         return data.partition(b"\n")[0].removesuffix(b"\r").decode()
     except UnicodeDecodeError:
         raise UsageError(f"the password file {path} does not begin with UTF-8 text; check --password-file") from None
+
+
+def confirm(question: str) -> bool:
+    """Whether the person at the terminal says yes; without a terminal nobody does."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201 - a prompt is what this module is for
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -189,7 +189,7 @@ def version_of(if_version: int | None, *, if_absent: bool) -> int | None:
 
 def ping() -> Call[float]:
     """Answered with the seconds from sending it to its reply."""
-    return Call(Ping(Time(time.time_ns()), None), _read_round_trip, idempotent=True)
+    return Call(Ping(Time(time.time_ns()), None), _read_round_trip, idempotent=True, placed=False)
 
 
 def _is_small(value: Value) -> bool:

@@ -105,6 +105,7 @@ class Client(Table):
         """Raises ConfigError where the CA file is unfit. Warning of `insecure` is up to the caller."""
         super().__init__()
         self._settings = settings
+        self._timeout_seconds = settings.timeout_seconds
         context = client_context(settings)
         self._pool = Pool(settings, pool_size, lambda deadline: Connection(settings, context, deadline))
 
@@ -157,7 +158,7 @@ class Client(Table):
 
     def _try(self, action: Callable[[Connection, float], T], *, idempotent: bool) -> T:
         """`action` with a connection and a deadline, again where that may help."""
-        deadline = monotonic() + self._settings.timeout_seconds
+        deadline = monotonic() + self._timeout_seconds
         retries = Retries(idempotent=idempotent)
         while True:
             connection = None

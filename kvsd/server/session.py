@@ -83,11 +83,11 @@ class Session(Connection):
         self._table = DEFAULT_TABLE
         self._mailbox: Mailbox | KvsdError
         self._transport: asyncio.Transport
-        self._login: asyncio.Task[None] | None = None
+        self._errand: asyncio.Task[None] | None = None
+        """A login or a command under way."""
         self._taking: asyncio.Handle | None = None
         self._command: AdministrationRequest | None = None
         """It begins when all before it is answered, and nothing behind it is taken before it is."""
-        self._carrying_out: asyncio.Task[None] | None = None
         self._input_held_bytes = 0
         self._last_read = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -141,7 +141,7 @@ class Session(Connection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ending = True
-        for handle in (self._timer, self._login, self._taking, self._carrying_out):
+        for handle in (self._timer, self._errand, self._taking):
             if handle is not None:
                 handle.cancel()
         self._services.budget.release(self._input_held_bytes)
@@ -180,7 +180,7 @@ class Session(Connection):
             self._admit(principal)
         else:
             self._behind = True
-            self._login = self._loop.create_task(self._verify(username, password))
+            self._errand = self._loop.create_task(self._verify(username, password))
 
     async def _verify(self, username: str, password: str) -> None:
         try:
@@ -195,7 +195,7 @@ class Session(Connection):
         else:
             if not self._transport.is_closing():
                 self._admit(principal)
-        self._login = None
+        self._errand = None
         self._replies.send()
 
     def _admit(self, principal: Principal) -> None:
@@ -359,7 +359,7 @@ class Session(Connection):
             self._replies.send()
         else:
             self._replies.say_alone(reply)
-        self._command = self._carrying_out = None
+        self._command = self._errand = None
         self._go_on()
 
     # Waiting and ending
@@ -367,7 +367,7 @@ class Session(Connection):
     @property
     def _is_held_up(self) -> bool:
         """Whether nothing more should be taken before something has ended."""
-        return self._login is not None or self._command is not None or self._replies.is_held_up
+        return self._errand is not None or self._command is not None or self._replies.is_held_up
 
     def _progressed(self) -> None:
         """Some replies have left. Nothing waits for that unless reading is paused or the end is near."""
@@ -378,8 +378,8 @@ class Session(Connection):
         """Something may have become possible: taking what is held, reading, or closing."""
         if self._transport.is_closing():
             return
-        if self._command is not None and self._carrying_out is None and self._replies.is_done:
-            self._carrying_out = self._loop.create_task(self._carry_out(self._command))
+        if self._command is not None and self._errand is None and self._replies.is_done:
+            self._errand = self._loop.create_task(self._carry_out(self._command))
         is_held_up = self._is_held_up
         if self._behind and self._taking is None and not is_held_up:
             self._taking = self._loop.call_soon(self._take_messages)
@@ -423,7 +423,7 @@ class Session(Connection):
         self._end_with(InternalError("internal fault; the server's log has the details"))
 
     def _close_if_done(self) -> None:
-        if self._behind or self._login is not None or self._command is not None or not self._replies.is_done:
+        if self._behind or self._errand is not None or self._command is not None or not self._replies.is_done:
             return
         # Not at once: the stdlib loop's transport does not stand a close within resume_writing.
         self._set_timer(0, self._linger if self._lingering else self._close)

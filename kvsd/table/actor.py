@@ -7,7 +7,7 @@ wire, users, or other tables.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from kvsd.errors import CorruptLog, ReadOnly, TableUnavailable
 from kvsd.table.hint_writer import HintWriter
 from kvsd.table.log import Read
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations, deleted_anyway
-from kvsd.table.request import Delete, Mailbox, Request, Status
+from kvsd.table.request import Delete, Mailbox, Origin, Request, Status
 from kvsd.table.segment import Stored
 from kvsd.table.store import Commit, Store
 from kvsd.table.work import Fill, is_disk_full
@@ -90,6 +90,8 @@ class TableActor:
         self._waiting: defaultdict[int, list[Request]] = defaultdict(list)
         self._blocked: dict[Request, None] = {}
         """Those that cannot be decided to their end yet, in the order in which they came."""
+        self._parked: dict[Origin, deque[Request]] = {}
+        """Of each origin of a blocked Request, those that came behind it; here, since another table's are not ours."""
         self._sorting: asyncio.Task[None] | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._reading: set[Request] = set()
@@ -184,8 +186,8 @@ class TableActor:
         One that is executed `anew` came before whatever its origin has been cut at since.
         """
         origin = request.origin
-        if origin.waiting is not None:
-            origin.parked.append(request)
+        if origin in self._parked:
+            self._parked[origin].append(request)
         elif self.unavailable is not None:
             request.results = [self.unavailable] * len(request.operations)
             self._conclude(request)
@@ -199,7 +201,7 @@ class TableActor:
         if need is None:
             self._conclude(request)
             return
-        request.origin.waiting = request
+        self._parked[request.origin] = deque()
         self._blocked[request] = None
         match need:
             case NeedsValue(read):
@@ -225,13 +227,14 @@ class TableActor:
     def _go_on(self, request: Request) -> None:
         """What `request` needed may be there: decide the rest of it, and then those that were parked behind it."""
         del self._blocked[request]
-        origin = request.origin
-        origin.waiting = None
+        behind = self._parked.pop(request.origin)
+        self._reading.update(behind)  # where a crash finds those whose turn has not come
         self._current = request
         self._decide(request)
-        while origin.parked and origin.waiting is None:
-            self._current = origin.parked.popleft()
-            self._execute(self._current)
+        for parked in behind:
+            self._reading.discard(parked)
+            self._current = parked
+            self._execute(parked)  # parks it again behind one that is blocked again
         self._current = None
 
     def _go_on_all(self) -> None:
@@ -420,10 +423,9 @@ class TableActor:
         """Those that are blocked, and those that are parked behind them, to be executed in this order."""
         blocked = list(self._blocked)
         parked: list[Request] = []
-        for request in blocked:
-            request.origin.waiting = None
-            parked += request.origin.parked
-            request.origin.parked.clear()
+        for behind in self._parked.values():
+            parked += behind
+        self._parked.clear()
         self._blocked.clear()
         return blocked, parked
 

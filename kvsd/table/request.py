@@ -7,7 +7,6 @@ Must not know any wire format.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -190,17 +189,13 @@ others use it up, and pay nothing for the accounting."""
 class Origin:
     """Where Requests come from, one for each connection: their order, and their share of the memory budget."""
 
-    __slots__ = ("budget", "is_cut", "parked", "waiting")
+    __slots__ = ("budget", "is_cut")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.is_cut = False
         """A Request of this origin was cut short. Those behind it come back untouched, until the origin has sent
         what it got, resets this, and asks again: so operations keep their order and replies their bound."""
-        self.waiting: Request | None = None
-        """A Request that cannot be decided to its end yet …"""
-        self.parked: deque[Request] = deque()
-        """… and those behind it."""
 
 
 class Request:

@@ -121,7 +121,7 @@ async def test_a_thousand_logins_with_the_same_credentials_cost_one_hash(
     peers = [await connect(server, login=False) for _ in range(200)]
     for peer in peers:
         await peer.say(LOGIN)
-    await until(lambda: sum(one._login is not None for one in server._services.sessions) == 200, "not all came")
+    await until(lambda: sum(one._errand is not None for one in server._services.sessions) == 200, "not all came")
     hashing.may_go_on.set()
     for peer in peers:
         await peer.expect(NULL)

@@ -117,7 +117,7 @@ async def test_wrong_credentials_get_the_captured_bytes_and_a_close(
 
 
 @pytest.mark.parametrize(
-    "first", [Ping(None, None), Get(b"k"), Set(b"k", b"v"), Hello(1, ()), Success(None), Unknown(99)]
+    "first", [Ping(None, None), Get(b"k"), Set(b"k", b"v"), Hello(1, ()), Success(None), Unknown(200)]
 )
 async def test_a_first_message_that_is_no_authenticate_is_refused(
     start: Start, connect: Connect, first: Ping, quick_linger: None
@@ -758,7 +758,7 @@ async def test_a_peer_that_leaves_at_any_stage_leaves_nothing_behind(
             await peer.say(LOGIN[:7])
         case "verification":
             await peer.say(LOGIN)
-            await until(lambda: conversation._login, "no verification")
+            await until(lambda: conversation._errand, "no verification")
         case "half a value":
             await peer.say(encode(Set(b"k", bytes(MIB)))[:-1])
             await until(lambda: budget(server) > MIB // 2, "nothing came")

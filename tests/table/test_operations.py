@@ -15,6 +15,7 @@ from kvsd.table.request import (
     ABSENT,
     MAX_REPLY_BYTES,
     Batch,
+    Change,
     Check,
     Count,
     Delete,
@@ -172,6 +173,24 @@ async def test_a_damaged_value_is_not_updated(medium: FaultyMedium) -> None:
         assert isinstance(result, CorruptLog)
         assert other == 1
         assert await table.ask(Fetch(b"none")) == [None]
+
+
+async def test_what_waits_in_one_table_is_not_in_the_way_of_another(tmp_path: Path) -> None:
+    first, second = FaultyMedium(tmp_path / "first"), FaultyMedium(tmp_path / "second")
+    first.reads_cached = False
+    reads = Stepped()
+    async with serving(first, reads=reads) as one, serving(second) as other:
+        await one.ask(Set(b"n", b"1"))
+        blocked = one.request(Update(b"n", updates.increment(1)))
+        await one.settle()
+        elsewhere = other.request(Set(b"k", b"in the other table"), origin=one.origin)
+        await elsewhere.future
+        while not blocked.future.done():
+            if reads.jobs:
+                reads.run()()
+            await asyncio.sleep(0)
+        assert await one.ask(Get(b"k")) == [None]
+        assert await other.ask(Get(b"k")) == [b"in the other table"]
 
 
 # Batches
@@ -469,6 +488,24 @@ async def test_a_crash_answers_those_that_wait_for_a_commit_or_a_value(
         monkeypatch.setattr(table.store, "committed", broken)
         gate.opened.set()
         for request in (write, scan, parked):
+            assert "unavailable" in str((await request.future)[0])
+
+
+async def test_a_crash_while_a_blocked_request_goes_on_answers_those_behind_it(
+    medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medium.reads_cached = False
+    reads = Stepped()
+    async with serving(medium, reads=reads) as table:
+        await table.ask(Set(b"n", b"1"))
+
+        def broken(value: bytes | None, expires_us: int) -> Change:
+            raise RuntimeError("a fault of ours")
+
+        asked = [table.request(Update(b"n", broken)), table.request(Get(b"none")), table.request(Exists(b"n"))]
+        await table.settle()
+        reads.run()()
+        for request in asked:
             assert "unavailable" in str((await request.future)[0])
 
 

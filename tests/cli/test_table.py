@@ -1,0 +1,78 @@
+"""Tables and namespaces from the shell."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .conftest import Cli, Running
+
+
+@pytest.fixture(autouse=True)
+def _server(server: Running) -> None:
+    """All of these need one."""
+
+
+def test_the_life_of_a_table(cli: Cli) -> None:
+    assert cli("namespace", "create", "shop").out == b"OK\n"
+    assert cli("table", "create", "shop/stock", "fsync=interval", "cache_bytes=1MiB").out == b"OK\n"
+    assert cli("set", "apples", "3", "--namespace", "shop", "--table", "stock").out == b"OK\n"
+    assert cli("get", "apples").status == 3
+    assert cli("get", "apples", "--namespace", "shop", "--table", "stock").out == b"3"
+    assert b"shop/stock\twritable\tfsync=interval cache_bytes=1048576\n" in cli("table", "list", "shop").out
+    info = cli("table", "info", "shop/stock", "--json").json
+    assert info["status"]["keys"] == 1  # type: ignore[index]
+    changed = cli("table", "settings", "shop/stock", "fsync=default", "--json").json
+    assert changed["settings"] == {"cache_bytes": 1048576}
+    assert changed["effective"]["fsync"] == "always"  # type: ignore[index]
+    assert cli("table", "reopen", "shop/stock").out == b"OK\n"
+    assert cli("count", "--namespace", "shop", "--table", "stock").out == b"1\n"
+    assert cli("namespace", "drop", "shop").status == 4
+    refused = cli("table", "drop", "shop/stock")
+    assert (refused.status, "--yes" in refused.err) == (2, True)
+    assert cli("table", "drop", "shop/stock", "--yes").out == b"OK\n"
+    assert cli("get", "apples", "--namespace", "shop", "--table", "stock").status == 3
+    [dropped] = [json.loads(line) for line in cli("table", "list", "--dropped", "--json").out.splitlines()]
+    assert dropped["table"] == "shop/stock"
+    assert cli("namespace", "drop", "shop").out == b"OK\n"
+    assert cli("namespace", "list").out == b"default\n"
+
+
+def test_a_table_is_made_where_the_environment_names_it_already(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVSD_TABLE", "later")
+    assert cli("get", "k").status == 3
+    assert cli("table", "create", "later").out == b"OK\n"
+    assert cli("set", "k", "v").out == b"OK\n"
+    assert cli("get", "k").out == b"v"
+    assert cli("table", "drop", "later", "--yes").status == 0
+
+
+def test_info_is_shown_a_line_for_each_figure(cli: Cli) -> None:
+    shown = cli("table", "info", "default").out.decode()
+    assert "default/default" in shown
+    assert "\nkeys " in shown
+    assert "\nfsync              always\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("table", "create", "../etc"), 2),
+        (("table", "create", "nowhere/t"), 3),
+        (("table", "create", "default"), 4),
+        (("table", "create", "t", "fsync=sometimes"), 2),
+        (("table", "create", "t", "colour=red"), 2),
+        (("table", "create", "t", "fsync"), 2),
+        (("table", "info", "none"), 3),
+        (("table", "drop", "default", "--yes"), 4),
+        (("table", "settings", "none", "fsync=never"), 3),
+        (("table", "list", "none"), 3),
+        (("namespace", "create", "A"), 2),
+        (("namespace", "drop", "none"), 3),
+    ],
+)
+def test_what_cannot_be_done_is_told(cli: Cli, arguments: tuple[str, ...], status: int) -> None:
+    result = cli(*arguments)
+    assert (result.status, result.out) == (status, b"")
+    assert result.err.startswith("error: ")
