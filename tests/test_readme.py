@@ -92,7 +92,7 @@ def test_the_commands_of_the_readme_print_what_it_shows(folder) -> None:
 def test_the_python_examples_run(folder) -> None:
     path, port = folder
     blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", block],

@@ -15,6 +15,7 @@ from kvsd.cli.durations import duration
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import as_text, for_json
 from kvsd.client.batch import Batch
+from kvsd.errors import KvsdError
 
 apps: Final = {name: new_command() for name in ("mget", "mset", "batch")}
 
@@ -81,8 +82,10 @@ def batch(options: ClientOptions) -> None:
         for number, step in steps:
             try:
                 _add(together, step)
-            except (KeyError, TypeError, ValueError) as error:
-                raise UsageError(f"line {number} of stdin is no step: {error}; see `kvsd batch --help`") from None
+            except KeyError as error:
+                raise UsageError(f"line {number} of stdin is no step: it has no {error.args[0]!r}") from None
+            except (TypeError, ValueError, KvsdError) as error:
+                raise UsageError(f"line {number} of stdin is no step: {error}") from None
     _done(options)
 
 
@@ -108,7 +111,9 @@ def _add(together: Batch, step: dict[str, object]) -> None:
         case "set":
             value, ttl = _bytes(words.pop("value")), words.pop("ttl", None)
             seconds = None if ttl is None else duration(str(ttl))
-            version, absent = _version(words.pop("if_version", None)), words.pop("if_absent", False) is True
+            version, absent = _version(words.pop("if_version", None)), words.pop("if_absent", False)
+            if not isinstance(absent, bool):
+                raise TypeError("if_absent is true or false")
             together.set(key, value, ttl=seconds, if_version=version, if_absent=absent)
         case "delete":
             together.delete(key, if_version=_version(words.pop("if_version", None)))

@@ -102,6 +102,8 @@ NAME: Final = Part[str | None].frame(encode_frame, Frames.optional_text)
 BLOB: Final = Part[bytes].frame(encode_frame, lambda frames: required(frames.optional_blob()))
 OPTIONAL_BLOB: Final = Part[bytes | None].frame(encode_frame, Frames.optional_blob)
 KEY: Final = Part[bytes].frame(key_frame, lambda frames: required(frames.optional_key()))
+START: Final = Part[bytes].frame(key_frame, KEY.decode)
+"""No key but a bound: where a scan goes on is one byte longer than the key before it."""
 OPTIONAL_KEY: Final = Part[bytes | None].frame(_encode_key, Frames.optional_key)
 NUMBER: Final = Part[int].frame(encode_number, lambda frames: required(frames.optional_number()))
 OPTIONAL_NUMBER: Final = Part[int | None].frame(encode_number, Frames.optional_number)

@@ -34,7 +34,7 @@ from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
 from kvsd.server.replies import Replies
-from kvsd.server.translation import operation_of, value_bytes_of
+from kvsd.server.translation import TableRequest, operation_of, value_bytes_of
 from kvsd.table import request
 from kvsd.table.budget import Budget, out_of_memory
 from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation
@@ -67,6 +67,7 @@ class Services:
 class _Asked(NamedTuple):
     mailbox: Mailbox | KvsdError
     operation: Operation
+    value_bytes: int
 
 
 class Session(Connection):
@@ -258,12 +259,12 @@ class Session(Connection):
                         asked = self._translate(message)
                         if isinstance(asked, _Asked) and asked.mailbox is self._mailbox:
                             operations.append(asked.operation)
-                            value_bytes += value_bytes_of(asked.operation)
+                            value_bytes += asked.value_bytes
                             continue
                         run, run_bytes, operations, value_bytes = operations, value_bytes, [], 0
                         self._ask(self._mailbox, run, run_bytes)
                         if isinstance(asked, _Asked):
-                            self._ask(asked.mailbox, [asked.operation], value_bytes_of(asked.operation))
+                            self._ask(asked.mailbox, [asked.operation], asked.value_bytes)
                         else:
                             self._answer(asked)
                         if self._is_held_up:
@@ -274,25 +275,13 @@ class Session(Connection):
 
     def _translate(self, message: Message | Refused) -> _Asked | Message | Refused:
         """What an engine message asks of which table; the message itself where it asks nothing of a table."""
-        match message:
-            case (
-                engine.Read()
-                | engine.Fetch()
-                | engine.Store()
-                | engine.Remove()
-                | engine.Update()
-                | engine.Batch()
-                | engine.Exists()
-                | engine.Count()
-                | engine.Scan()
-            ):
-                try:
-                    operation = operation_of(message, self._services.limits, time.time_ns() // 1000)
-                    return _Asked(self._mailbox_of(message.namespace, message.table), operation)
-                except RequestError as error:
-                    return Refused(error)
-            case _:
-                return message
+        if not isinstance(message, TableRequest):
+            return message
+        try:
+            operation = operation_of(message, self._services.limits, time.time_ns() // 1000)
+        except RequestError as error:
+            return Refused(error)
+        return _Asked(self._mailbox_of(message.namespace, message.table), operation, value_bytes_of(message))
 
     def _mailbox_of(self, namespace: str | None, table: str | None) -> Mailbox | KvsdError:
         """The mailbox of a table; what is None is the session's."""

@@ -57,20 +57,24 @@ def operation_of(message: TableRequest, limits: Limits, now_us: int) -> Operatio
         case engine.Exists(_, _, key):
             return request.Exists(key)
         case engine.Count(_, _, start, end):
+            _check_bounds(start, end, limits)
             return request.Count(start, end)
         case engine.Scan(_, _, start, end, limit, values):
+            _check_bounds(start, end, limits)
             return request.Scan(start, end, limit, values)
         case _:
             assert_never(message)
 
 
-def value_bytes_of(operation: Operation) -> int:
-    """The bytes of values that an operation keeps in memory until it is decided."""
-    match operation:
-        case request.Set():
-            return len(operation.value)
-        case request.Batch(steps):
-            return sum(len(step.key) + (len(step.value) if isinstance(step, request.Set) else 0) for step in steps)
+def value_bytes_of(message: TableRequest) -> int:
+    """The bytes of values that the operation keeps in memory until it is decided."""
+    match message:
+        case engine.Store():
+            return len(message.value)
+        case engine.Update():
+            return len(message.argument or b"")
+        case engine.Batch(_, _, steps):
+            return sum(len(step.key) + (len(step.value) if isinstance(step, engine.Store) else 0) for step in steps)
         case _:
             return 0
 
@@ -126,7 +130,7 @@ def _function(name: str, argument: bytes | None, limits: Limits, now_us: int) ->
         case "persist", None:
             return updates.persist
         case _:
-            raise UnexpectedMessage("there is no such update; use a server as new as the client")
+            raise UnexpectedMessage("there is no such update, or its argument is missing or one too many")
 
 
 def _number(argument: bytes) -> int:
@@ -139,6 +143,12 @@ def _expiry(ttl_ms: int, now_us: int) -> int:
     if not 0 < ttl_ms <= MAX_TTL_MS:
         raise InvalidValue(f"a key lives for 1 to {MAX_TTL_MS} ms; to be rid of it now, delete it")
     return now_us + ttl_ms * 1_000
+
+
+def _check_bounds(start: bytes, end: bytes | None, limits: Limits) -> None:
+    """Where a scan goes on is one byte longer than the key before it."""
+    if max(len(start), len(end or b"")) > limits.key_bytes + 1:
+        raise InvalidKey(f"a bound of a scan is longer than any key, whose limit is {limits.key_bytes} bytes")
 
 
 def _check_keys(keys: Iterable[bytes], limits: Limits) -> None:

@@ -400,7 +400,7 @@ class TableActor:
         self._store.abandon()
         self._refusal = (
             f"table {self.name} is read-only since its log failed: {error}. A write that was under way was not "
-            "acknowledged and may or may not be found later. Check the disk, then restart the server"
+            f"acknowledged and may or may not be found later. Check the disk, then `kvsd table reopen {self.name}`"
         )
         self._reporter.critical("the log failed; the table is read-only", table=self.name, error=str(error))
         self._answer_anew()
@@ -412,11 +412,15 @@ class TableActor:
         requests += blocked
         self._waiting.clear()
         self._reading.update(requests, parked)  # where a crash finds those whose turn has not come
-        for request in requests + parked:
+        for request in requests:
             self._reading.discard(request)
             self._current = request
             request.reset()
-            self._execute(request, anew=request not in parked)
+            self._execute(request, anew=True)
+        for request in parked:
+            self._reading.discard(request)
+            self._current = request
+            self._execute(request)
         self._current = None
 
     def _unblock(self) -> tuple[list[Request], list[Request]]:

@@ -54,7 +54,3 @@ class Expiries:
             expires_us, key = heappop(heap)
             if times.get(key) == expires_us:
                 self.due[key] = None
-
-    def next_us(self) -> int | None:
-        """When `advance` may find something next; None never."""
-        return self._heap[0][0] if self._heap else None

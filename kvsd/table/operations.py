@@ -132,7 +132,7 @@ class Operations:
             return error
         if isinstance(found, Read):
             place = len(request.results)
-            self._read_later(found, request, lambda stored: request.results.__setitem__(place, stored.value))
+            self._read_later(found, request, place, lambda stored: request.results.__setitem__(place, stored.value))
             return None
         return found
 
@@ -157,12 +157,12 @@ class Operations:
             def put(stored: Stored) -> None:
                 request.results[place] = Found(stored.value, version, stored.timestamp_us, expires_us)
 
-            self._read_later(stored, request, put)
+            self._read_later(stored, request, place, put)
             return None
         return None if stored is None else Found(stored.value, version, stored.timestamp_us, expires_us)
 
-    def _read_later(self, read: Read, request: Request, put: Callable[[Stored], None]) -> None:
-        request.reads.append((len(request.results), read, put))
+    def _read_later(self, read: Read, request: Request, place: int, put: Callable[[Stored], None]) -> None:
+        request.reads.append((place, read, put))
 
     def _version(self, key: Key, request: Request) -> int:
         """Its version as all decided writes leave it; who is told of it waits for them."""
@@ -340,7 +340,7 @@ class Operations:
                 rest = key
                 break
             if isinstance(value, Read):
-                self._read_later(value, request, put_at(len(items), key))
+                self._read_later(value, request, place, put_at(len(items), key))
                 value = None
             items.append((key, value))
         return Page(items, rest)

@@ -169,7 +169,8 @@ class Status:
     log_bytes: int
     dead_bytes: int
     """Of the log: entries that newer ones have replaced, tombstones not included."""
-    cache_bytes: int
+    cached_bytes: int
+    """Values in memory."""
 
 
 Operation: TypeAlias = Get | Fetch | Set | Delete | Update | Batch | Exists | Scan | Count | Describe

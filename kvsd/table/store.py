@@ -157,7 +157,7 @@ class Store:
             segments=self.log.segment_count,
             log_bytes=self.log.size_bytes,
             dead_bytes=sum(self._index.dead_bytes.values()),
-            cache_bytes=self._cache.used_bytes,
+            cached_bytes=self._cache.used_bytes,
         )
 
     # The order of keys

@@ -227,6 +227,12 @@ async def test_scans_and_counts_go_by_prefix_and_bounds(db: Any) -> None:
     assert found == [(b"user:%04d" % number, b"%d" % number) for number in range(MANY)]
     assert await db.keys("user:12", limit=3) == [b"user:1200", b"user:1201", b"user:1202"]
     assert await db.keys(limit=0) == []
+    longest = [b"k" * 1_023 + bytes((number,)) for number in range(3)]
+    await db.set_many(dict.fromkeys(longest, b""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kvsd.client.sync_table.PAGE_KEYS", 1)
+        patch.setattr("kvsd.client.aio_table.PAGE_KEYS", 1)
+        assert await db.keys("k") == longest
     assert await db.scan("user:", start=found[700][0] + b"\0", limit=600) == found[701:1234]
     assert await db.get_many(["user:0001", "none", "user:0002"]) == [b"1", None, b"2"]
 

@@ -87,9 +87,18 @@ def test_what_there_is_not_is_refused(message: TableRequest, error: type[KvsdErr
 
 
 def test_values_are_counted_for_the_budget() -> None:
-    assert value_bytes_of(request.Set(b"k", b"12345")) == 5
-    assert value_bytes_of(request.Batch((request.Set(b"k", b"123"), request.Delete(b"ll")))) == 6
-    assert value_bytes_of(request.Get(b"k")) == 0
+    store = engine.Store(None, None, b"k", b"123")
+    assert value_bytes_of(store) == 3
+    assert value_bytes_of(engine.Update(None, None, b"k", "append", b"12345")) == 5
+    assert value_bytes_of(engine.Batch(None, None, (store, engine.Remove(None, None, b"ll")))) == 6
+    assert value_bytes_of(engine.Read(None, None, b"k")) == 0
+
+
+def test_a_scan_can_go_on_behind_the_longest_key_and_no_bound_is_longer() -> None:
+    assert of(engine.Scan(None, None, b"k" * 11, None, 5, False)) == request.Scan(b"k" * 11, None, 5, False)
+    for message in (engine.Scan(None, None, b"k" * 12, None, 5, False), engine.Count(None, None, b"", b"k" * 12)):
+        with pytest.raises(InvalidKey, match="longer than any key"):
+            of(message)
 
 
 @pytest.mark.parametrize(
