@@ -33,7 +33,10 @@ def loaded_by(*arguments: str) -> set[str]:
     return set(process.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("arguments", [["get", "k"], ["set", "k", "v"], ["delete", "other"], ["ping"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["get", "k"], ["set", "k", "v"], ["delete", "other"], ["ping"], ["table", "list"], ["namespace", "list"]],
+)
 def test_a_client_command_imports_nothing_heavy(cli: Cli, server: Running, arguments: list[str]) -> None:
     assert cli("set", "k", "v").status == 0
     loaded = loaded_by(*arguments)
