@@ -23,7 +23,8 @@ from kvsd.protocol.frames import (
     parse_string,
 )
 from kvsd.protocol.messages import (
-    BEYOND_PLAIN,
+    ADMINISTRATION_TYPES,
+    ENGINE,
     KEYED_TYPES,
     Delete,
     Get,
@@ -32,12 +33,13 @@ from kvsd.protocol.messages import (
     Set,
     Success,
     Unknown,
+    administration,
     from_frames,
 )
 from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS, MAX_KEY_BYTES, MAX_VALUE_BYTES
 
-_KNOWN_TYPES = frozenset(map(int, MessageType)) | BEYOND_PLAIN.types
-_KEY_AT: dict[int, int] = {**dict.fromkeys(map(int, KEYED_TYPES), 0), **BEYOND_PLAIN.key_at}
+_KNOWN_TYPES = frozenset(map(int, MessageType)) | ENGINE.types | frozenset(ADMINISTRATION_TYPES)
+_KEY_AT: dict[int, int] = {**dict.fromkeys(map(int, KEYED_TYPES), 0), **ENGINE.key_at}
 """Type → which of its frames is a key."""
 
 MAX_BATCH_FRAMES = 3 + 5 * MAX_BATCH_STEPS
@@ -253,8 +255,10 @@ class _MessageReader:
         if not known:
             return Unknown(number)
         message: Message
-        if number in BEYOND_PLAIN.types:
-            message = BEYOND_PLAIN.from_frames(number, frames)
+        if number in ENGINE.types:
+            message = ENGINE.from_frames(number, frames)
+        elif number in ADMINISTRATION_TYPES:
+            message = administration().from_frames(number, frames)
         else:
             message = from_frames(MessageType(number), frames)
         return message if self._refusal is None else Refused(self._refusal)

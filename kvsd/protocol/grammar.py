@@ -119,16 +119,17 @@ Form: TypeAlias = tuple[type[M], tuple[Part[Any], ...]]
 class Grammar(Generic[M]):
     """Messages by their type, the byte behind `#`."""
 
-    def __init__(self, *forms: Mapping[IntEnum, Form[M]]) -> None:
-        self._forms = {int(message_type): form for part in forms for message_type, form in part.items()}
-        self._type_of = {message: message_type for message_type, (message, _) in self._forms.items()}
+    def __init__(self, forms: Mapping[IntEnum, Form[M]]) -> None:
+        self._forms = {int(message_type): form for message_type, form in forms.items()}
+        self._type_of: dict[type, int] = {message: message_type for message_type, (message, _) in self._forms.items()}
         self.types = frozenset(self._forms)
+        self.classes = frozenset(self._type_of)
         self.key_at = {
             message_type: parts.index(KEY) for message_type, (_, parts) in self._forms.items() if parts[2:3] == (KEY,)
         }
         """Which frame behind the type is a key: its length is judged before it is read."""
 
-    def encode(self, message: M) -> bytes:
+    def encode(self, message: object) -> bytes:
         """The bytes of one message; raises ProtocolError where a text cannot travel as a String frame."""
         message_type = self._type_of[type(message)]
         _, parts = self._forms[message_type]

@@ -44,6 +44,10 @@ def test_a_client_command_imports_nothing_heavy(cli: Cli, server: Running, argum
     assert not HEAVY & loaded
 
 
+def test_plain_commands_do_without_the_classes_of_the_administration(server: Running) -> None:
+    assert "kvsd.protocol.administration" not in loaded_by("ping")
+
+
 def test_a_command_does_not_load_the_others(server: Running) -> None:
     assert not {"kvsd.cli.serve", "kvsd.cli.get", "kvsd.cli.certs"} & loaded_by("ping")
 

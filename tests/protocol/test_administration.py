@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kvsd.errors import ProtocolError
 from kvsd.protocol import administration as a
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits
-from kvsd.protocol.messages import Unknown, encode
+from kvsd.protocol.messages import ADMINISTRATION_TYPES, Unknown, encode
 
 LIMITS = Limits()
 
@@ -57,7 +57,7 @@ def test_bytes_and_messages_belong_together(message: a.AdministrationMessage, da
 
 def test_every_type_has_a_message_and_a_test() -> None:
     assert {data[data.index(b"#") + 1] for _, data in MESSAGES} == set(a.AdministrationType)
-    assert set(a.FORMS) == set(a.AdministrationType)
+    assert set(a.FORMS) == set(a.AdministrationType) == set(ADMINISTRATION_TYPES)
 
 
 @pytest.mark.parametrize(
