@@ -79,7 +79,10 @@ class Operations:
         self._gatekeeper = gatekeeper
 
     def run(self, request: Request) -> Need | None:
-        """Decide the operations of `request` that have no result yet; stops at one that needs something first."""
+        """Decide the operations of `request` that have no result yet; stops at one that needs something first.
+
+        Only the first operation of a Request ever blocks it: at a later one it is cut.
+        """
         results = request.results
         operations: Sequence[Operation] = request.operations[len(results) :] if results else request.operations
         result: Result | Need
@@ -111,7 +114,15 @@ class Operations:
                 case _:
                     assert_never(operation)
             if isinstance(result, _NEEDS):
-                return result
+                if not results:
+                    return result
+                # Cut here: the writes before it may be committed by the time that a commit fails behind it, and what
+                # is blocked is executed anew then.
+                if isinstance(result, NeedsValue):
+                    result.read.done()
+                request.barrier = 0
+                request.origin.is_cut = True
+                break
             results.append(result)
         return None
 
@@ -225,6 +236,9 @@ class Operations:
             return out_of_memory()
         if change.is_kept:
             return change.result
+        # A few bytes can ask for the whole of a large value to be written anew, and a thousand times in one read.
+        if change.value is not None and not request.hold(len(change.value)):
+            return out_of_memory()
         if change.value is not None:
             self._store.set(operation.key, change.value, change.expires_us)
         elif value is not None:

@@ -107,10 +107,13 @@ class Serving:
         return request
 
     async def ask(self, *operations: Operation) -> list[Result]:
-        """The results; what the reply holds is given back, as a session does once it is sent."""
-        request = self.request(*operations)
-        results = await request.future
-        self.budget.release(request.held_bytes)
+        """The results; what the reply holds is given back, and what was cut is asked for again, as a session does."""
+        results: list[Result] = []
+        while not results or len(results) < len(operations):
+            request = self.request(*operations[len(results) :])
+            results += await request.future
+            self.budget.release(request.held_bytes)
+            self.origin.is_cut = False
         return results
 
     async def settle(self) -> None:

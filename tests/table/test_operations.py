@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvsd.errors import Conflict, CorruptLog, InvalidValue, ReadOnly
+from kvsd.errors import Busy, Conflict, CorruptLog, InvalidValue, ReadOnly
 from kvsd.table import actor as actor_module
 from kvsd.table import updates
 from kvsd.table.request import (
@@ -150,7 +150,7 @@ async def test_what_comes_behind_an_update_that_reads_the_disk_keeps_its_order(m
     medium.reads_cached = False
     async with serving(medium, reads=reads) as table:
         await table.ask(Set(b"k", b"1"))
-        update = table.request(Set(b"x", b"1"), Update(b"k", updates.increment(1)), Get(b"k"))
+        update = table.request(Update(b"k", updates.increment(1)), Get(b"k"))
         behind = [table.request(Delete(b"k")), table.request(Get(b"k"))]
         other = table.request(Set(b"k", b"10"), origin=table.new_origin())
         await other.future
@@ -159,8 +159,43 @@ async def test_what_comes_behind_an_update_that_reads_the_disk_keeps_its_order(m
             if reads.jobs:
                 reads.run()()
             await asyncio.sleep(0)
-        assert update.future.result() == [None, 11, b"11"]
+        assert update.future.result() == [11, b"11"]
         assert [request.future.result() for request in behind] == [[b"11"], [None]]
+
+
+async def test_what_was_committed_before_an_update_blocks_is_not_done_again(medium: FaultyMedium) -> None:
+    """The commit of somebody else fails while the update waits for its value."""
+    reads = Stepped()
+    medium.reads_cached = False
+    async with serving(medium, reads=reads) as table:
+        await table.ask(Set(b"cold", b"1"))
+        count, append = Update(b"n", updates.increment(1)), Update(b"cold", updates.append(b"x", max_value_bytes=9))
+        first = table.request(count, append)
+        assert await first.future == [1]  # cut, since the append needs the disk
+        table.origin.is_cut = False
+        rest = table.request(append)
+        await table.settle()
+        medium.fail(errno.ENOSPC, calls={Call.SYNC})
+        other = table.request(Set(b"other", b""), origin=table.new_origin())
+        await other.future
+        found = table.request(Get(b"n"))
+        while not (rest.future.done() and found.future.done()):
+            if reads.jobs:
+                reads.run()()
+            await asyncio.sleep(0)
+        assert await found.future == [b"1"]
+
+
+async def test_updates_of_a_large_value_are_bounded_by_the_budget(medium: FaultyMedium) -> None:
+    async with serving(medium, memory_bytes=1 << 20) as table:
+        await table.ask(Set(b"k", bytes(400_000)))
+        append = Update(b"k", updates.append(b"x", max_value_bytes=1 << 20))
+        request = table.request(*[append] * 50)
+        results = await request.future
+        assert results[:2] == [400_001, 400_002]
+        assert all(isinstance(result, Busy) for result in results[2:])
+        table.budget.release(request.held_bytes)
+        table.origin.is_cut = False
 
 
 async def test_a_damaged_value_is_not_updated(medium: FaultyMedium) -> None:
