@@ -450,7 +450,7 @@ async def test_a_login_under_way_and_what_follows_it_are_answered_by_a_stopping_
     await server.start()
     peer = await connect(server, login=False)
     await peer.say(LOGIN, Set(b"k", b"v"))
-    await until(lambda: any(session._login for session in server._services.sessions), "no login")
+    await until(lambda: any(session._errand for session in server._services.sessions), "no login")
     stopping = asyncio.create_task(server.stop())
     await until(lambda: all(session._ending for session in server._services.sessions), "not draining")
     may_go_on.set()
