@@ -24,7 +24,7 @@ _COMMANDS: Final = {
     **dict.fromkeys(("incr", "decr", "append", "getset", "getdel", "exists"), "updates"),
     **dict.fromkeys(("scan", "keys", "count"), "scan"),
     **dict.fromkeys(("mget", "mset", "batch"), "many"),
-    **{name: name for name in ("table", "namespace")},
+    **{name: name for name in ("table", "namespace", "compact")},
     "ping": "ping",
     "import": "import_",
     **{name: name for name in ("config", "certs", "passwd", "version")},

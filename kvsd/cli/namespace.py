@@ -1,12 +1,11 @@
 """`kvsd namespace …`: make, list and drop namespaces."""
 
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from kvsd.cli.app import new_group
 from kvsd.cli.client import ClientOptions, client_command
-from kvsd.cli.table import ask
 
 app = new_group("Make, list and drop namespaces, in which tables are.")
 
@@ -22,7 +21,8 @@ def create(options: ClientOptions, name: _Name) -> None:
     Examples:
       kvsd namespace create shop
     """
-    ask(options, "namespace", "create", name)
+    with options.connect() as client:
+        client.namespaces.create(name)
     options.output.done()
 
 
@@ -35,7 +35,9 @@ def list_(options: ClientOptions) -> None:
     Examples:
       kvsd namespace list
     """
-    for name in cast("list[str]", ask(options, "namespace", "list")):
+    with options.connect() as client:
+        names = client.namespaces.list()
+    for name in names:
         if options.json:
             options.output.document({"namespace": name})
         else:
@@ -51,5 +53,6 @@ def drop(options: ClientOptions, name: _Name) -> None:
     Examples:
       kvsd namespace drop shop
     """
-    ask(options, "namespace", "drop", name)
+    with options.connect() as client:
+        client.namespaces.drop(name)
     options.output.done()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TextIO, TypeAlias
@@ -100,6 +100,21 @@ def write(data: bytes) -> None:
     except OSError as error:
         discard_stdout()
         raise CommandFailed(f"cannot write the output: {error.strerror}") from None
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table as wide as the terminal; what does not fit goes on in the next line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*headers, box=None, pad_edge=False, header_style="bold")
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        # Text: brackets in a value are no markup.
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console(color_system="auto" if in_colour(sys.stdout) else None, highlight=False).print(table)
 
 
 def discard_stdout() -> None:

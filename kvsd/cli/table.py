@@ -1,7 +1,6 @@
-"""`kvsd table …`: make, list, set up and drop tables."""
+"""`kvsd table …`: make, list, set up, drop and reopen tables."""
 
-from collections.abc import Mapping
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,11 +8,17 @@ from kvsd.cli import prompt
 from kvsd.cli.app import new_group
 from kvsd.cli.client import ClientOptions, client_command
 from kvsd.cli.failures import UsageError
-from kvsd.cli.output import Json
+from kvsd.cli.output import Json, on_terminal, print_table
+from kvsd.types import NAME
 
-app = new_group("Make, list, set up and drop tables.")
+if TYPE_CHECKING:
+    from kvsd.client.administration import Settings, TableSettings
 
-_Table = Annotated[str, typer.Argument(metavar="TABLE", help="NAMESPACE/TABLE, or TABLE in the default namespace.")]
+app = new_group("Make, list, set up, drop and reopen tables.")
+
+TableName = Annotated[
+    str, typer.Argument(metavar="TABLE", help="NAMESPACE/TABLE, or TABLE in the namespace that is in use.")
+]
 _Settings = Annotated[
     list[str] | None,
     typer.Argument(
@@ -25,7 +30,7 @@ _Settings = Annotated[
 
 @app.command("create")
 @client_command
-def create(options: ClientOptions, name: _Table, settings: _Settings = None) -> None:
+def create(options: ClientOptions, name: TableName, settings: _Settings = None) -> None:
     """Make TABLE, whose namespace must exist.
 
     \b
@@ -33,7 +38,10 @@ def create(options: ClientOptions, name: _Table, settings: _Settings = None) -> 
       kvsd table create sessions
       kvsd table create shop/stock fsync=interval
     """
-    ask(options, "table", "create", name, *(settings or ()))
+    namespace, table = parted(name)
+    given = _changes(settings)
+    with options.connect() as client:
+        client.tables.create(table, namespace=namespace, **given)
     options.output.done()
 
 
@@ -46,41 +54,68 @@ def list_(
 ) -> None:
     """List the tables: name, state, and the settings that are their own.
 
+    A pipe gets a line for each table, with tabs in between.
+
     \b
     Examples:
       kvsd table list
       kvsd table list --dropped
     """
-    if dropped and within is not None:
-        raise UsageError("--dropped lists those of all namespaces; leave NAMESPACE out")
-    words = ["table", "dropped"] if dropped else ["table", "list", *filter(None, [within])]
-    rows = ask(options, *words)
-    for row in cast("list[dict[str, Json]]", rows):
-        if options.json:
-            options.output.document(row)
-        elif dropped:
-            options.output.line(f"{row['table']}\t{row['dropped_at']}\t{row['folder']}")
+    with options.connect() as client:
+        if dropped:
+            rows: list[dict[str, Json]] = [
+                {
+                    "table": f"{row.namespace}/{row.table}",
+                    "dropped_at": row.dropped_at.isoformat(),
+                    "folder": row.folder,
+                }
+                for row in client.tables.dropped(within)
+            ]
         else:
-            options.output.line(
-                f"{row['table']}\t{row['state']}\t{_pairs(cast('Mapping[str, Json]', row['settings']))}"
-            )
+            rows = [
+                {"table": f"{row.namespace}/{row.table}", "state": row.state, "settings": dict(row.settings)}
+                for row in client.tables.list(within)
+            ]
+    if options.json:
+        for row in rows:
+            options.output.document(row)
+        return
+    lines = [[_shown(value) for value in row.values()] for row in rows]
+    if on_terminal():
+        print_table(["table", "dropped", "folder"] if dropped else ["table", "state", "settings"], lines)
+        return
+    for line in lines:
+        options.output.line("\t".join(line))
 
 
 @app.command("info")
 @client_command
-def info(options: ClientOptions, name: _Table) -> None:
-    """Print what there is to know of TABLE.
+def info(options: ClientOptions, name: TableName) -> None:
+    """Print what there is to know of TABLE, which is opened for it.
 
     \b
     Examples:
       kvsd table info default
     """
-    show(options, ask(options, "table", "info", name))
+    namespace, table = parted(name)
+    with options.connect() as client:
+        found = client.tables.info(table, namespace=namespace)
+    place = f"{found.namespace}/{found.table}"
+    if options.json:
+        status: Json = None if found.status is None else dict(found.status)
+        error: Json = None if found.error is None else {"code": found.error.code, "message": str(found.error)}
+        facts: dict[str, Json] = {"table": place, "state": found.state}
+        options.output.document({**facts, **_both(found.settings), "status": status, "error": error})
+        return
+    # The state is among the figures of the status, too.
+    show(options, {"table": place, "state": found.state, **found.settings.effective, **(found.status or {})})
+    if found.error is not None:
+        options.output.warning(str(found.error))
 
 
 @app.command("settings")
 @client_command
-def settings_(options: ClientOptions, name: _Table, settings: _Settings = None) -> None:
+def settings_(options: ClientOptions, name: TableName, settings: _Settings = None) -> None:
     """Print the settings of TABLE, or change them: they hold at once, also for a table that is in use.
 
     \b
@@ -89,14 +124,24 @@ def settings_(options: ClientOptions, name: _Table, settings: _Settings = None) 
       kvsd table settings sessions fsync=interval cache_bytes=1MiB
       kvsd table settings sessions fsync=default
     """
-    show(options, ask(options, "table", "settings", name, *(settings or ())))
+    namespace, table = parted(name)
+    changes = _changes(settings)
+    with options.connect() as client:
+        found = client.tables.settings(table, namespace=namespace, **changes)
+    if options.json:
+        options.output.document(_both(found))
+        return
+    show(
+        options,
+        {name: f"{value}{'' if name in found.own else '  (of the server)'}" for name, value in found.effective.items()},
+    )
 
 
 @app.command("drop")
 @client_command
 def drop(
     options: ClientOptions,
-    name: _Table,
+    name: TableName,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Drop TABLE. Its files are kept for a week (kvsd.dropped_keep_seconds), then they are gone.
@@ -105,46 +150,58 @@ def drop(
     Examples:
       kvsd table drop sessions --yes
     """
+    namespace, table = parted(name)
     if not yes and not prompt.confirm(f"Drop the table {name} with all its keys?"):
         raise UsageError(f"nothing was dropped; add --yes to drop {name} without being asked")
-    ask(options, "table", "drop", name)
+    with options.connect() as client:
+        client.tables.drop(table, namespace=namespace)
     options.output.done()
+    options.output.note("the server keeps its files for a while; `kvsd table list --dropped` shows where")
 
 
 @app.command("reopen")
 @client_command
-def reopen(options: ClientOptions, name: _Table) -> None:
+def reopen(options: ClientOptions, name: TableName) -> None:
     """Recover TABLE anew, as a restart would: brings back one that a failed disk has made read-only.
 
     \b
     Examples:
       kvsd table reopen default
     """
-    ask(options, "table", "reopen", name)
+    namespace, table = parted(name)
+    with options.connect() as client:
+        client.tables.reopen(table, namespace=namespace)
     options.output.done()
 
 
-def ask(options: ClientOptions, *words: str) -> object:
-    """The report of one command."""
-    with options.connect() as client:
-        return client.administer(*words)
+def parted(name: str) -> tuple[str | None, str]:
+    """NAMESPACE/TABLE, or TABLE with None for its namespace; raises UsageError for what is neither."""
+    namespace, slash, table = name.rpartition("/")
+    if not NAME.fullmatch(table) or (slash and not NAME.fullmatch(namespace)):
+        raise UsageError(f"{name!r} names no table: write TABLE or NAMESPACE/TABLE, each of a-z, 0-9, _ and -")
+    return namespace if slash else None, table
 
 
-def show(options: ClientOptions, report: object) -> None:
-    """A table's report: a document, or a line for each figure."""
-    document = cast("dict[str, Json]", report)
-    if options.json:
-        options.output.document(document)
-        return
-    for what, value in document.items():
-        if what == "state" and document["status"]:
-            continue  # the status has it
-        if isinstance(value, dict) and what != "settings":
-            for inner, figure in value.items():
-                options.output.line(f"{inner:18} {figure}")
-        elif value is not None:
-            options.output.line(f"{what:18} {_pairs(value) if isinstance(value, dict) else value}")
+def show(options: ClientOptions, figures: "Settings") -> None:
+    """A line for each."""
+    for name, value in figures.items():
+        options.output.line(f"{name:18} {value}")
 
 
-def _pairs(settings: Mapping[str, Json]) -> str:
-    return " ".join(f"{name}={value}" for name, value in settings.items())
+def _changes(words: list[str] | None) -> dict[str, str]:
+    """What SETTING=VALUE words say; raises UsageError."""
+    changes: dict[str, str] = {}
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not equals or name in changes:
+            raise UsageError(f"{word!r} is no SETTING=VALUE that stands there once")
+        changes[name] = value
+    return changes
+
+
+def _both(settings: "TableSettings") -> dict[str, Json]:
+    return {"settings": dict(settings.own), "effective": dict(settings.effective)}
+
+
+def _shown(value: Json) -> str:
+    return " ".join(f"{name}={part}" for name, part in value.items()) if isinstance(value, dict) else str(value)

@@ -24,6 +24,8 @@ from kvsd.errors import KvsdError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from kvsd.client.aio_tables import Namespaces, Tables
+
 R = TypeVar("R")
 
 
@@ -125,6 +127,20 @@ class Client(Table):
         """Another table on the same connection; its namespace is the client's unless another is given."""
         return _View(self, Place(namespace, table))
 
+    @property
+    def tables(self) -> Tables:
+        """Make, list, change, drop and reopen tables."""
+        from kvsd.client.aio_tables import Tables  # here, since no plain command needs it
+
+        return Tables(self, self._settings.namespace, self._settings.table)
+
+    @property
+    def namespaces(self) -> Namespaces:
+        """Make, list and drop namespaces."""
+        from kvsd.client.aio_tables import Namespaces
+
+        return Namespaces(self)
+
     async def ping(self) -> float:
         """Seconds from sending a ping to its reply; it queues behind the requests of other tasks."""
         return await self.run(calls.ping())
@@ -150,10 +166,6 @@ class Client(Table):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-    async def administer(self, *words: str) -> object:
-        """Run a command about tables, such as `table list`; its report, as JSON has it (docs/wire-format.md)."""
-        return await self.run(calls.administer(*words))
 
     async def run(self, call: Call[R]) -> R:
         """Carry `call` out, again where that may help."""

@@ -49,7 +49,7 @@ class Call(Generic[R]):
 
     `idempotent` calls may be repeated when nobody knows whether they were carried out. `early` ones may be sent
     along with the credentials, before these were answered: small, and of no interest how long they took. `engine`
-    ones are sent only to a server that has said Welcome.
+    ones are sent only to a server that has said Welcome. `placed` ones are sent once the connection uses its table.
     """
 
     message: Message
@@ -57,11 +57,12 @@ class Call(Generic[R]):
     idempotent: bool = False
     early: bool = False
     engine: bool = False
+    placed: bool = True
 
 
 def authenticate(username: str, password: str) -> Call[None]:
     """Must be the first call of every connection."""
-    return Call(Authenticate(username, password), _read_nothing)
+    return Call(Authenticate(username, password), read_nothing)
 
 
 def hello() -> Call[None]:
@@ -71,7 +72,7 @@ def hello() -> Call[None]:
 
 def use(namespace: str, table: str) -> Call[None]:
     """From here on this is the connection's table."""
-    return Call(engine.Use(namespace, table), _read_nothing, idempotent=True, engine=True)
+    return Call(engine.Use(namespace, table), read_nothing, idempotent=True, engine=True)
 
 
 class Place(NamedTuple):
@@ -106,8 +107,8 @@ def set_(
         raise InvalidValue(f"the value has {len(stored)} bytes, more than a message can carry; store it in parts")
     version = version_of(if_version, if_absent=if_absent)
     if place == HERE and ttl is None and version is None:
-        return Call(Set(to_bytes(key), stored), _read_nothing, early=_is_small(stored))
-    return Call(engine.Store(*place, to_bytes(key), stored, milliseconds(ttl), version), _read_nothing, engine=True)
+        return Call(Set(to_bytes(key), stored), read_nothing, early=_is_small(stored))
+    return Call(engine.Store(*place, to_bytes(key), stored, milliseconds(ttl), version), read_nothing, engine=True)
 
 
 def delete(key: KeyLike, *, if_version: int | None = None, place: Place = HERE) -> Call[bytes | None]:
@@ -168,19 +169,14 @@ def page(keys: Range, limit: int, *, values: bool, place: Place = HERE) -> Call[
             case engine.Page():
                 raise ProtocolError("the server's page of a scan leads back, so the scan would never end")
             case _:
-                raise _misfit(reply)
+                raise misfit(reply)
 
     return Call(engine.Scan(*place, *keys, limit, values), read, idempotent=True, engine=True)
 
 
 def batch(steps: Sequence[engine.Step], place: Place = HERE) -> Call[None]:
     """All of the steps or none."""
-    return Call(engine.Batch(*place, tuple(steps)), _read_nothing, engine=True)
-
-
-def administer(*words: str) -> Call[object]:
-    """A command about tables; answered with its JSON document, decoded."""
-    return Call(engine.Administer(words), _read_report, engine=True)
+    return Call(engine.Batch(*place, tuple(steps)), read_nothing, engine=True)
 
 
 def milliseconds(ttl: Duration | None) -> int | None:
@@ -213,7 +209,7 @@ def value_bytes(call: Call[R]) -> int:
 
 def clock() -> Call[datetime]:
     """Answered with the server's time: what a key has left must not depend on the clock of this machine."""
-    return Call(Ping(None, None), _read_clock, idempotent=True)
+    return Call(Ping(None, None), _read_clock, idempotent=True, placed=False)
 
 
 def left_seconds(expires_at: datetime, now: datetime) -> float:
@@ -223,7 +219,7 @@ def left_seconds(expires_at: datetime, now: datetime) -> float:
 
 def ping() -> Call[float]:
     """Answered with the seconds from sending it to its reply."""
-    return Call(Ping(Time(time.time_ns()), None), _read_round_trip, idempotent=True)
+    return Call(Ping(Time(time.time_ns()), None), _read_round_trip, idempotent=True, placed=False)
 
 
 def _is_small(value: Value) -> bool:
@@ -236,7 +232,7 @@ def _read_value(reply: Message, _seconds: float) -> bytes | None:
         case Success(value):
             return value
         case _:
-            raise _misfit(reply)
+            raise misfit(reply)
 
 
 def _read_welcome(reply: Message, _seconds: float) -> None:
@@ -244,7 +240,7 @@ def _read_welcome(reply: Message, _seconds: float) -> None:
         case Welcome():
             return
         case _:
-            raise _misfit(reply)
+            raise misfit(reply)
 
 
 def _read_entry(reply: Message, _seconds: float) -> Entry | None:
@@ -254,7 +250,7 @@ def _read_entry(reply: Message, _seconds: float) -> Entry | None:
         case Success(None):
             return None
         case _:
-            raise _misfit(reply)
+            raise misfit(reply)
 
 
 def _moment(us: int) -> datetime:
@@ -269,33 +265,20 @@ def _read_number(reply: Message, _seconds: float) -> int:
         case engine.Number(value):
             return value
         case _:
-            raise _misfit(reply)
+            raise misfit(reply)
 
 
 def _read_truth(reply: Message, seconds: float) -> bool:
     return _read_number(reply, seconds) != 0
 
 
-def _read_report(reply: Message, _seconds: float) -> object:
-    match reply:
-        case engine.Report(document):
-            import json  # here, since no plain command needs it
-
-            try:
-                report: object = json.loads(document)
-            except ValueError:
-                raise ProtocolError("the server's report is no JSON") from None
-            return report
-        case _:
-            raise _misfit(reply)
-
-
-def _read_nothing(reply: Message, _seconds: float) -> None:
+def read_nothing(reply: Message, _seconds: float) -> None:
+    """Where there is nothing to say but that it was done."""
     match reply:
         case Success(None):
             return
         case _:
-            raise _misfit(reply)
+            raise misfit(reply)
 
 
 def _read_round_trip(reply: Message, seconds: float) -> float:
@@ -303,7 +286,7 @@ def _read_round_trip(reply: Message, seconds: float) -> float:
         case Ping():
             return seconds
         case _:
-            raise _misfit(reply)
+            raise misfit(reply)
 
 
 def _read_clock(reply: Message, _seconds: float) -> datetime:
@@ -311,10 +294,11 @@ def _read_clock(reply: Message, _seconds: float) -> datetime:
         case Ping(_, Time() as server_time):
             return _moment(server_time.nanoseconds // 1_000)
         case _:
-            raise _misfit(reply)
+            raise misfit(reply)
 
 
-def _misfit(reply: Message) -> ProtocolError:
+def misfit(reply: Message) -> ProtocolError:
+    """The error for a reply of another kind than the call asks for."""
     return ProtocolError(
         f"the server's {type(reply).__name__} message is no reply to the request; is it a kvsd server?"
     )

@@ -18,7 +18,7 @@ from kvsd.client.settings import ConnectSettings
 from kvsd.errors import Conflict, ConnectionLost, KvsdError, ProtocolError, RequestError, StorageError, from_wire
 from kvsd.protocol import engine
 from kvsd.protocol.decoder import Decoder, Limits, Refused
-from kvsd.protocol.messages import Fail, Message, Ping, encode
+from kvsd.protocol.messages import Fail, Message, encode
 from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES
 
 R = TypeVar("R")
@@ -83,11 +83,11 @@ class Conversation:
 
     def preparations(self, call: Call[R]) -> Iterator[Call[None]]:
         """What must be asked, each with success, before `call` is sent."""
-        needs_place = not self._in_place and not isinstance(call.message, Ping | engine.Administer)
-        if (call.engine or needs_place) and not self._welcomed:
+        use = call.placed and not self._in_place
+        if (call.engine or use) and not self._welcomed:
             yield calls.hello()
             self._welcomed = True
-        if needs_place:
+        if use:
             assert self._settings.place is not None
             yield calls.use(*self._settings.place)
             self._in_place = True

@@ -27,6 +27,8 @@ from kvsd.errors import KvsdError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from kvsd.client.sync_tables import Namespaces, Tables
+
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -105,6 +107,7 @@ class Client(Table):
     def __init__(self, settings: ConnectSettings, *, pool_size: int = DEFAULT_POOL_SIZE) -> None:
         """Raises ConfigError where the CA file is unfit. Warning of `insecure` is up to the caller."""
         super().__init__()
+        self._settings = settings
         self._timeout_seconds = settings.timeout_seconds
         context = client_context(settings)
         self._pool = Pool(settings, pool_size, lambda deadline: Connection(settings, context, deadline))
@@ -112,6 +115,20 @@ class Client(Table):
     def table(self, table: str, *, namespace: str | None = None) -> Table:
         """Another table on the same connections; its namespace is the client's unless another is given."""
         return _View(self, Place(namespace, table))
+
+    @property
+    def tables(self) -> Tables:
+        """Make, list, change, drop and reopen tables."""
+        from kvsd.client.sync_tables import Tables  # here, since no plain command needs it
+
+        return Tables(self, self._settings.namespace, self._settings.table)
+
+    @property
+    def namespaces(self) -> Namespaces:
+        """Make, list and drop namespaces."""
+        from kvsd.client.sync_tables import Namespaces
+
+        return Namespaces(self)
 
     def ping(self) -> float:
         """Seconds from sending a ping to its reply; opening a connection and logging in do not count."""
@@ -131,10 +148,6 @@ class Client(Table):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def administer(self, *words: str) -> object:
-        """Run a command about tables, such as `table list`; its report, as JSON has it (docs/wire-format.md)."""
-        return self.run(calls.administer(*words))
 
     def run(self, call: Call[R]) -> R:
         return self._try(lambda connection, deadline: connection.run(call, deadline), idempotent=call.idempotent)

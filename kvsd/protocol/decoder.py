@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from kvsd.errors import InvalidKey, InvalidValue, ProtocolError, RequestError
 from kvsd.protocol.buffer import Buffer, Reading
-from kvsd.protocol.engine import KEY_AT, EngineType, engine_from_frames
 from kvsd.protocol.frames import (
     MAX_NUMBER_DIGITS,
     MAX_TIME_BYTES,
@@ -24,6 +23,8 @@ from kvsd.protocol.frames import (
     parse_string,
 )
 from kvsd.protocol.messages import (
+    ADMINISTRATION_TYPES,
+    ENGINE,
     KEYED_TYPES,
     Delete,
     Get,
@@ -32,20 +33,19 @@ from kvsd.protocol.messages import (
     Set,
     Success,
     Unknown,
+    administration,
     from_frames,
 )
 from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS, MAX_KEY_BYTES, MAX_VALUE_BYTES
 
-_KNOWN_TYPES = frozenset(MessageType) | frozenset(EngineType)
-_KEY_AT: dict[int, int] = {int(number): at for number, at in (dict.fromkeys(KEYED_TYPES, 0) | KEY_AT).items()}
+_KNOWN_TYPES = frozenset(map(int, MessageType)) | ENGINE.types | frozenset(ADMINISTRATION_TYPES)
+_KEY_AT: dict[int, int] = {**dict.fromkeys(map(int, KEYED_TYPES), 0), **ENGINE.key_at}
 """Type → which of its frames is a key."""
 
 MAX_BATCH_FRAMES = 3 + 5 * MAX_BATCH_STEPS
 """A batch of sets; a page of a scan has fewer."""
 MAX_BATCH_OVERHEAD_BYTES = 128 * MAX_BATCH_STEPS
 """What the frames of a batch take beside its keys and values."""
-
-_ENGINE_TYPES = frozenset(EngineType)
 
 _HEADS_BYTES = 64
 """More than the count, the type, the prefixes, sizes and line ends of a Set come to."""
@@ -255,8 +255,10 @@ class _MessageReader:
         if not known:
             return Unknown(number)
         message: Message
-        if number in _ENGINE_TYPES:
-            message = engine_from_frames(EngineType(number), frames)
+        if number in ENGINE.types:
+            message = ENGINE.from_frames(number, frames)
+        elif number in ADMINISTRATION_TYPES:
+            message = administration().from_frames(number, frames)
         else:
             message = from_frames(MessageType(number), frames)
         return message if self._refusal is None else Refused(self._refusal)

@@ -1,26 +1,37 @@
-"""Messages 34 to 127: what a table can do beyond a plain set, get and delete, and the administration of tables.
+"""Messages 34 to 95: what a table can do beyond a plain set, get and delete.
 
-Owns: these messages, the frames that each is made of, and their limits as frames. Must not know how bytes arrive, nor
-what a table makes of them.
+Owns: these messages, and the frames that each is made of. Must not know how bytes arrive, nor what a table makes of
+them.
 
-Every message that touches a table names its namespace and table; None means the session's. Numbers travel as String
-frames of decimal digits, a key as everywhere, and what is not given as Null.
+Every message that touches a table names its namespace and table; None means the session's.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final, Generic, TypeAlias, TypeVar, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from kvsd.errors import ProtocolError
-from kvsd.protocol.frames import NULL, Frame, encode_frame, key_frame
-
-T = TypeVar("T")
-
-_NUMBER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
+from kvsd.protocol.frames import encode_frame, key_frame
+from kvsd.protocol.grammar import (
+    BLOB,
+    FLAG,
+    KEY,
+    NAME,
+    NUMBER,
+    OPTIONAL_BLOB,
+    OPTIONAL_KEY,
+    OPTIONAL_NUMBER,
+    START,
+    TEXT,
+    Form,
+    Frames,
+    Part,
+    encode_number,
+    required,
+)
 
 
 class EngineType(IntEnum):
@@ -40,8 +51,6 @@ class EngineType(IntEnum):
     READ = 45
     SCAN = 64
     PAGE = 65
-    ADMINISTER = 96
-    REPORT = 97
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,97 +204,9 @@ class Page:
     items: tuple[tuple[bytes, bytes | None], ...] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Administer:
-    """A command about tables with its words; answered by Report."""
-
-    words: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a command came to, as a JSON document."""
-
-    document: bytes
-
-
-EngineRequest: TypeAlias = Use | Read | Fetch | Store | Remove | Update | Batch | Exists | Count | Scan | Administer
-EngineReply: TypeAlias = Entry | Number | Mismatch | Page | Report
+EngineRequest: TypeAlias = Use | Read | Fetch | Store | Remove | Update | Batch | Exists | Count | Scan
+EngineReply: TypeAlias = Entry | Number | Mismatch | Page
 EngineMessage: TypeAlias = EngineRequest | EngineReply
-
-
-class _Frames:
-    """The frames of a message, taken one after the other; each method raises ProtocolError where another one comes."""
-
-    def __init__(self, frames: Sequence[Frame]) -> None:
-        self._frames = frames
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        """Whether there are more."""
-        return self._at < len(self._frames)
-
-    def take(self) -> Frame:
-        if not self:
-            raise ProtocolError("a message ends before its last frame")
-        self._at += 1
-        return self._frames[self._at - 1]
-
-    def optional_text(self) -> str | None:
-        match self.take():
-            case (str() | None) as text:
-                return text
-            case _:
-                raise ProtocolError("a message has another frame where a String or a Null belongs")
-
-    def optional_blob(self) -> bytes | None:
-        match self.take():
-            case (bytes() | None) as blob:
-                return blob
-            case _:
-                raise ProtocolError("a message has another frame where Bytes or a Null belong")
-
-    def optional_key(self) -> bytes | None:
-        match self.take():
-            case str() as text:
-                return text.encode()
-            case (bytes() | None) as key:
-                return key
-            case _:
-                raise ProtocolError("a message has another frame where a key or a Null belongs")
-
-    def optional_number(self) -> int | None:
-        text = self.optional_text()
-        if text is not None and not _NUMBER.fullmatch(text):
-            raise ProtocolError("a message has a number that is not 1 to 19 decimal digits")
-        return None if text is None else int(text)
-
-
-def _required(value: T | None) -> T:
-    if value is None:
-        raise ProtocolError("a message has a Null where something must be said")
-    return value
-
-
-class _Part(Generic[T]):
-    """One field of a message: the frames that it is made of, there and back."""
-
-    def __init__(self, encode: Callable[[T], list[bytes]], decode: Callable[[_Frames], T]) -> None:
-        self.encode = encode
-        self.decode = decode
-
-    @classmethod
-    def frame(cls, encode: Callable[[T], bytes], decode: Callable[[_Frames], T]) -> _Part[T]:
-        """A field of one frame."""
-        return cls(lambda value: [encode(value)], decode)
-
-
-def _encode_key(key: bytes | None) -> bytes:
-    return NULL if key is None else key_frame(key)
-
-
-def _encode_number(number: int | None) -> bytes:
-    return NULL if number is None else b"+%d\r\n" % number
 
 
 def _encode_steps(steps: tuple[Step, ...]) -> list[bytes]:
@@ -294,27 +215,27 @@ def _encode_steps(steps: tuple[Step, ...]) -> list[bytes]:
         match step:
             case Store(_, _, key, value, ttl_ms, if_version):
                 encoded += [b"+set\r\n", key_frame(key), encode_frame(value)]
-                encoded += map(_encode_number, (ttl_ms, if_version))
+                encoded += map(encode_number, (ttl_ms, if_version))
             case Remove(_, _, key, if_version):
-                encoded += [b"+delete\r\n", key_frame(key), _encode_number(if_version)]
+                encoded += [b"+delete\r\n", key_frame(key), encode_number(if_version)]
             case Check(key, if_version):
-                encoded += [b"+check\r\n", key_frame(key), _encode_number(if_version)]
+                encoded += [b"+check\r\n", key_frame(key), encode_number(if_version)]
             case _:
                 assert_never(step)
     return encoded
 
 
-def _decode_steps(frames: _Frames) -> tuple[Step, ...]:
+def _decode_steps(frames: Frames) -> tuple[Step, ...]:
     steps: list[Step] = []
     while frames:
         match frames.take():
             case "set":
-                key, value = _required(frames.optional_key()), _required(frames.optional_blob())
+                key, value = required(frames.optional_key()), required(frames.optional_blob())
                 steps.append(Store(None, None, key, value, frames.optional_number(), frames.optional_number()))
             case "delete":
-                steps.append(Remove(None, None, _required(frames.optional_key()), frames.optional_number()))
+                steps.append(Remove(None, None, required(frames.optional_key()), frames.optional_number()))
             case "check":
-                steps.append(Check(_required(frames.optional_key()), _required(frames.optional_number())))
+                steps.append(Check(required(frames.optional_key()), required(frames.optional_number())))
             case _:
                 raise ProtocolError("a step of a batch is none of set, delete and check")
     return tuple(steps)
@@ -324,83 +245,29 @@ def _encode_items(items: tuple[tuple[bytes, bytes | None], ...]) -> list[bytes]:
     return [frame for key, value in items for frame in (key_frame(key), encode_frame(value))]
 
 
-def _decode_items(frames: _Frames) -> tuple[tuple[bytes, bytes | None], ...]:
+def _decode_items(frames: Frames) -> tuple[tuple[bytes, bytes | None], ...]:
     items: list[tuple[bytes, bytes | None]] = []
     while frames:
-        items.append((_required(frames.optional_key()), frames.optional_blob()))
+        items.append((required(frames.optional_key()), frames.optional_blob()))
     return tuple(items)
 
 
-def _encode_words(words: tuple[str, ...]) -> list[bytes]:
-    return [encode_frame(word) for word in words]
+_STEPS: Final = Part[tuple[Step, ...]](_encode_steps, _decode_steps)
+_ITEMS: Final = Part[tuple[tuple[bytes, bytes | None], ...]](_encode_items, _decode_items)
 
-
-def _decode_words(frames: _Frames) -> tuple[str, ...]:
-    words: list[str] = []
-    while frames:
-        words.append(_required(frames.optional_text()))
-    return tuple(words)
-
-
-_TEXT: Final = _Part[str].frame(encode_frame, lambda frames: _required(frames.optional_text()))
-_NAME: Final = _Part[str | None].frame(encode_frame, _Frames.optional_text)
-_BLOB: Final = _Part[bytes].frame(encode_frame, lambda frames: _required(frames.optional_blob()))
-_ARGUMENT: Final = _Part[bytes | None].frame(encode_frame, _Frames.optional_blob)
-_KEY: Final = _Part[bytes].frame(key_frame, lambda frames: _required(frames.optional_key()))
-_START: Final = _Part[bytes].frame(key_frame, _KEY.decode)
-"""No key but a bound: where a scan goes on is one byte longer than the key before it."""
-_BOUND: Final = _Part[bytes | None].frame(_encode_key, _Frames.optional_key)
-_INT: Final = _Part[int].frame(_encode_number, lambda frames: _required(frames.optional_number()))
-_OPTIONAL_INT: Final = _Part[int | None].frame(_encode_number, _Frames.optional_number)
-_FLAG: Final = _Part[bool].frame(
-    lambda flag: _encode_number(int(flag)), lambda frames: bool(_required(frames.optional_number()))
-)
-_STEPS: Final = _Part[tuple[Step, ...]](_encode_steps, _decode_steps)
-_ITEMS: Final = _Part[tuple[tuple[bytes, bytes | None], ...]](_encode_items, _decode_items)
-_WORDS: Final = _Part[tuple[str, ...]](_encode_words, _decode_words)
-
-# Any: each part encodes the field that stands in its place, which the round trips in the tests hold together.
-_GRAMMAR: Final[dict[EngineType, tuple[type[EngineMessage], tuple[_Part[Any], ...]]]] = {
-    EngineType.USE: (Use, (_TEXT, _TEXT)),
-    EngineType.FETCH: (Fetch, (_NAME, _NAME, _KEY)),
-    EngineType.ENTRY: (Entry, (_BLOB, _INT, _INT, _INT)),
-    EngineType.STORE: (Store, (_NAME, _NAME, _KEY, _BLOB, _OPTIONAL_INT, _OPTIONAL_INT)),
-    EngineType.REMOVE: (Remove, (_NAME, _NAME, _KEY, _OPTIONAL_INT)),
-    EngineType.UPDATE: (Update, (_NAME, _NAME, _KEY, _TEXT, _ARGUMENT)),
-    EngineType.BATCH: (Batch, (_NAME, _NAME, _STEPS)),
-    EngineType.EXISTS: (Exists, (_NAME, _NAME, _KEY)),
-    EngineType.COUNT: (Count, (_NAME, _NAME, _START, _BOUND)),
-    EngineType.NUMBER: (Number, (_INT,)),
-    EngineType.MISMATCH: (Mismatch, (_INT, _TEXT)),
-    EngineType.READ: (Read, (_NAME, _NAME, _KEY)),
-    EngineType.SCAN: (Scan, (_NAME, _NAME, _START, _BOUND, _INT, _FLAG)),
-    EngineType.PAGE: (Page, (_BOUND, _ITEMS)),
-    EngineType.ADMINISTER: (Administer, (_WORDS,)),
-    EngineType.REPORT: (Report, (_BLOB,)),
+FORMS: Final[Mapping[IntEnum, Form[EngineMessage]]] = {
+    EngineType.USE: (Use, (TEXT, TEXT)),
+    EngineType.FETCH: (Fetch, (NAME, NAME, KEY)),
+    EngineType.ENTRY: (Entry, (BLOB, NUMBER, NUMBER, NUMBER)),
+    EngineType.STORE: (Store, (NAME, NAME, KEY, BLOB, OPTIONAL_NUMBER, OPTIONAL_NUMBER)),
+    EngineType.REMOVE: (Remove, (NAME, NAME, KEY, OPTIONAL_NUMBER)),
+    EngineType.UPDATE: (Update, (NAME, NAME, KEY, TEXT, OPTIONAL_BLOB)),
+    EngineType.BATCH: (Batch, (NAME, NAME, _STEPS)),
+    EngineType.EXISTS: (Exists, (NAME, NAME, KEY)),
+    EngineType.COUNT: (Count, (NAME, NAME, START, OPTIONAL_KEY)),
+    EngineType.NUMBER: (Number, (NUMBER,)),
+    EngineType.MISMATCH: (Mismatch, (NUMBER, TEXT)),
+    EngineType.READ: (Read, (NAME, NAME, KEY)),
+    EngineType.SCAN: (Scan, (NAME, NAME, START, OPTIONAL_KEY, NUMBER, FLAG)),
+    EngineType.PAGE: (Page, (OPTIONAL_KEY, _ITEMS)),
 }
-_TYPE_OF: Final = {message: engine_type for engine_type, (message, _) in _GRAMMAR.items()}
-
-KEY_AT: Final = {
-    engine_type: parts.index(_KEY) for engine_type, (_, parts) in _GRAMMAR.items() if parts[2:3] == (_KEY,)
-}
-"""Which frame behind the type is a key: its length is judged before it is read."""
-
-
-def encode_engine(message: EngineMessage) -> bytes:
-    """The bytes of one message; raises ProtocolError where a text cannot travel as a String frame."""
-    engine_type = _TYPE_OF[type(message)]
-    _, parts = _GRAMMAR[engine_type]
-    values = (getattr(message, field.name) for field in fields(message))
-    encoded = [part.encode(value) for part, value in zip(parts, values, strict=True)]
-    frames = [frame for part in encoded for frame in part]
-    return b"".join((b"*%d\r\n#%c" % (len(frames) + 1, engine_type), *frames))
-
-
-def engine_from_frames(engine_type: EngineType, frames: Sequence[Frame]) -> EngineMessage:
-    """The message that these frames, behind the type frame, make; raises ProtocolError where they do not."""
-    message, parts = _GRAMMAR[engine_type]
-    left = _Frames(frames)
-    values = [part.decode(left) for part in parts]
-    if left:
-        raise ProtocolError(f"a message of type {engine_type.value} ({engine_type.name}) has frames too many")
-    return message(*values)

@@ -1,116 +1,104 @@
-"""Commands about namespaces and tables, as words in and a JSON document out.
+"""What the administration messages ask of the tables, and what is answered.
 
-Owns: the grammar of these commands and the shape of their reports (docs/wire-format.md). Must not know sessions, nor
-how a change is carried out; the tables do that.
+Owns: names that are left out, the documents of the reports, and errors as replies. Must not know connections, nor the
+order of replies. Today every principal may do everything.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import Final, assert_never
 
-from kvsd.errors import InvalidValue, KvsdError
-from kvsd.server.catalog import settings_from, texts_of
+from kvsd.errors import KvsdError, UnexpectedMessage
+from kvsd.protocol import administration as messages
+from kvsd.protocol.administration import AdministrationRequest, Report
+from kvsd.protocol.messages import Fail, Success, encode
+from kvsd.server.catalog import Dropped, TableSettings, settings_from
 from kvsd.server.dispatcher import TableName
 from kvsd.server.tables import TableEntry, TableInfo, Tables
-from kvsd.types import NAME
+from kvsd.table.request import Compact
 
-Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
-
-COMMANDS: Final = (
-    "namespace list, namespace create NAME, namespace drop NAME, table list [NAMESPACE], table dropped, "
-    "table info TABLE, table create TABLE [SETTING=VALUE ...], table settings TABLE [SETTING=VALUE ...], "
-    "table drop TABLE, table reopen TABLE"
-)
+_ACTIONS: Final[Mapping[str, Compact]] = {
+    "start": Compact("start"),
+    "pause": Compact("pause"),
+    "resume": Compact("resume"),
+    "status": Compact("status"),
+}
 
 
 class Administration:
-    """Carries out one command after the other, for anybody who may."""
+    """Carries out one message at a time for each connection; a change goes on even if its connection ends."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
-    async def run(self, words: Sequence[str]) -> bytes:
-        """The report of one command. Raises what the tables raise, and InvalidValue for what is no command."""
-        return json.dumps(await self._run(list(words))).encode()
+    async def carry_out(self, request: AdministrationRequest, here: TableName) -> bytes:
+        """The reply to `request` of a session whose table is `here`."""
+        try:
+            return encode(await self._answer(request, here))
+        except KvsdError as error:
+            return encode(Fail(error.code, str(error)))
 
-    async def _run(self, words: list[str]) -> Json:
+    async def _answer(self, request: AdministrationRequest, here: TableName) -> Success | Report:
         tables = self._tables
-        match words:
-            case ["namespace", "list"]:
-                return list(tables.namespaces())
-            case ["namespace", "create", namespace]:
+        match request:
+            case messages.TableList(namespace):
+                dropped = [_dropped(entry) for entry in await tables.dropped()]
+                return _report(tables=[_entry(entry) for entry in tables.list(namespace)], dropped=dropped)
+            case messages.TableInfo(namespace, table):
+                return _report(**_info(await tables.info(_name(namespace, table, here))))
+            case messages.TableSettings(namespace, table, changes):
+                name = _name(namespace, table, here)
+                own, effective = await tables.change_settings(name, dict(changes))
+                return _report(settings=_own(own), effective=asdict(effective))
+            case messages.NamespaceList():
+                return _report(namespaces=tables.namespaces())
+            case messages.TableCreate(namespace, table, settings):
+                await tables.create(_name(namespace, table, here), settings_from(dict(settings)))
+            case messages.TableDrop(namespace, table):
+                await tables.drop(_name(namespace, table, here))
+            case messages.TableReopen(namespace, table):
+                await tables.reopen(_name(namespace, table, here))
+            case messages.NamespaceCreate(namespace):
                 await tables.create_namespace(namespace)
-            case ["namespace", "drop", namespace]:
+            case messages.NamespaceDrop(namespace):
                 await tables.drop_namespace(namespace)
-            case ["table", "list", *namespace] if len(namespace) <= 1:
-                return [_entry(entry) for entry in tables.list(*namespace)]
-            case ["table", "dropped"]:
-                return [
-                    {
-                        "table": str(row.name),
-                        "folder": row.folder.name,
-                        "dropped_at": datetime.fromtimestamp(row.seconds, UTC).isoformat(),
-                    }
-                    for row in await tables.dropped()
-                ]
-            case ["table", "info", name]:
-                return _info(await tables.info(_table(name)))
-            case ["table", "create", name, *pairs]:
-                await tables.create(_table(name), settings_from(_pairs(pairs)))
-            case ["table", "settings", name, *pairs]:
-                info = await tables.info(_table(name))
-                if pairs:
-                    await tables.change_settings(info.entry.name, settings_from(_pairs(pairs), info.entry.settings))
-                    info = await tables.info(info.entry.name)
-                return _info(info)
-            case ["table", "drop", name]:
-                await tables.drop(_table(name))
-            case ["table", "reopen", name]:
-                await tables.reopen(_table(name))
+            case messages.Compact(namespace, table, action):
+                if action not in _ACTIONS:
+                    raise UnexpectedMessage(f"{action!r} is no action of compaction; there are {', '.join(_ACTIONS)}")
+                return _report(**asdict(await tables.compact(_name(namespace, table, here), _ACTIONS[action])))
             case _:
-                raise InvalidValue(f"this is no command; there are {COMMANDS}")
-        return None
+                assert_never(request)
+        return Success(None)
 
 
-def _table(text: str) -> TableName:
-    """NAMESPACE/TABLE, or TABLE in the default namespace; raises InvalidValue."""
-    namespace, slash, table = text.rpartition("/")
-    if not slash:
-        namespace = "default"
-    if not NAME.fullmatch(namespace) or not NAME.fullmatch(table):
-        raise InvalidValue(f"{text!r} names no table: write TABLE or NAMESPACE/TABLE, each of a-z, 0-9, _ and -")
-    return TableName(namespace, table)
+def _name(namespace: str | None, table: str | None, here: TableName) -> TableName:
+    return TableName(here.namespace if namespace is None else namespace, here.table if table is None else table)
 
 
-def _pairs(words: list[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or name in pairs:
-            raise InvalidValue(f"{word!r} is no SETTING=VALUE that stands there once")
-        pairs[name] = value
-    return pairs
+def _report(**content: object) -> Report:
+    return Report(json.dumps(content).encode("ascii"))
 
 
-def _entry(entry: TableEntry) -> dict[str, Json]:
-    settings: dict[str, Json] = dict(texts_of(entry.settings))
-    return {"table": str(entry.name), "state": entry.state, "settings": settings}
+def _own(settings: TableSettings) -> dict[str, object]:
+    return {name: value for name, value in asdict(settings).items() if value is not None}
 
 
-def _info(info: TableInfo) -> dict[str, Json]:
+def _entry(entry: TableEntry) -> dict[str, object]:
+    return {**entry.name._asdict(), "state": entry.state, "settings": _own(entry.settings)}
+
+
+def _dropped(dropped: Dropped) -> dict[str, object]:
+    return {**dropped.name._asdict(), "folder": dropped.folder.name, "dropped_at": dropped.seconds}
+
+
+def _info(info: TableInfo) -> dict[str, object]:
     error = info.error
-    shown: dict[str, Json] = {
+    return {
         **_entry(info.entry),
-        "effective": {name: str(value) for name, value in asdict(info.effective).items()},
+        "effective": asdict(info.effective),
         "status": None if info.status is None else asdict(info.status),
-        "error": _error(error) if isinstance(error, KvsdError) else None,
+        "error": None if error is None else {"code": error.code, "message": str(error)},
     }
-    return shown
-
-
-def _error(error: KvsdError) -> Json:
-    return {"code": error.code, "message": str(error)}

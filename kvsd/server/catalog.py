@@ -23,6 +23,9 @@ from kvsd.server.dispatcher import DEFAULT_TABLE, TableName
 from kvsd.table.medium import Medium
 from kvsd.types import NAME, Fsync
 
+MAX_TABLES: Final = 10_000
+"""And namespaces: the catalog is written as a whole with each change, and told as a whole in a list."""
+
 _MAGIC: Final = "kvsd catalog 1 "
 _HEAD: Final = re.compile(rb"kvsd catalog ([0-9]{1,9}) ([0-9A-F]{8})\n")
 _DROPPED: Final = re.compile(rf"({NAME.pattern})\.({NAME.pattern})\.([0-9]{{1,12}})")
@@ -128,6 +131,8 @@ class Catalog:
         _check_name(namespace)
         if namespace in self.namespaces:
             raise Conflict(f"namespace {namespace} exists already")
+        if len(self.namespaces) >= MAX_TABLES:
+            raise Conflict(f"there are {MAX_TABLES} namespaces already, as many as there may be; drop some")
         self._write(self.namespaces | {namespace}, self.tables)
 
     def drop_namespace(self, namespace: str) -> None:
@@ -147,6 +152,8 @@ class Catalog:
         self._check_namespace(name.namespace)
         if name in self.tables:
             raise Conflict(f"table {name} exists already")
+        if len(self.tables) >= MAX_TABLES:
+            raise Conflict(f"there are {MAX_TABLES} tables already, as many as there may be; drop some")
         folder = self.folder(name)
         try:
             if not self._is_written:

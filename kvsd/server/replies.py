@@ -70,6 +70,11 @@ class Replies:
         return self.is_paused or self._origin.is_cut or self._putting is not None or len(self.turns) >= MAX_TURNS
 
     @property
+    def is_done(self) -> bool:
+        """Whether nothing is owed, and the peer has taken all."""
+        return not self.turns and not self.is_paused
+
+    @property
     def unsent_bytes(self) -> int:
         """Written, and not taken by the transport."""
         return len(self._unsent)
@@ -104,6 +109,15 @@ class Replies:
     def fail(self, error: KvsdError, count: int = 1) -> None:
         """Say `error` to `count` requests."""
         self.say(encode_result(error) * count)
+
+    def say_alone(self, reply: bytes) -> None:
+        """Send `reply`, which may be long, at once; nothing else is owed."""
+        held_bytes = len(reply) if len(reply) > FREE_BYTES else 0
+        if self._transport is None or self._transport.is_closing():
+            return
+        if not self._budget.hold(held_bytes):
+            reply, held_bytes = encode_result(out_of_memory()), 0
+        self._write(self._transport, reply, held_bytes)
 
     def ask(self, mailbox: Mailbox, operations: Sequence[Operation], value_bytes: int) -> None:
         """Pass `operations`, which carry `value_bytes`, to a table as one Request; the results take their turn."""

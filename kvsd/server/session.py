@@ -25,6 +25,7 @@ from kvsd.errors import (
     UnexpectedMessage,
 )
 from kvsd.protocol import engine, messages
+from kvsd.protocol.administration import AdministrationRequest
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
 from kvsd.protocol.frames import Time
 from kvsd.protocol.messages import Message, encode, encode_success
@@ -84,8 +85,10 @@ class Session(Connection):
         self._mailbox: Mailbox | KvsdError
         self._transport: asyncio.Transport
         self._errand: asyncio.Task[None] | None = None
-        """A login or a command, which all that comes behind it waits for."""
+        """A login or a command under way."""
         self._taking: asyncio.Handle | None = None
+        self._command: AdministrationRequest | None = None
+        """It begins when all before it is answered, and nothing behind it is taken before it is."""
         self._input_held_bytes = 0
         self._last_read = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -264,7 +267,7 @@ class Session(Connection):
                             self._ask(asked.mailbox, [asked.operation], asked.value_bytes)
                         else:
                             self._answer(asked)
-                        if self._replies.is_held_up or self._errand is not None:
+                        if self._is_held_up:
                             break
             self._behind = True
         finally:
@@ -312,24 +315,10 @@ class Session(Connection):
                     self._replies.say(encode_success(None))
                 else:
                     self._replies.fail(error)
-            case engine.Administer(words):
-                self._errand = self._loop.create_task(self._administer(words))
+            case _ if isinstance(message, AdministrationRequest):
+                self._command = message
             case _:
                 self._replies.fail(UnexpectedMessage(f"{type(message).__name__} is not expected here"))
-
-    async def _administer(self, words: Sequence[str]) -> None:
-        try:
-            report = await self._services.administration.run(words)
-        except KvsdError as error:
-            self._replies.fail(error)
-        except Exception as error:
-            self._end_with_fault(error)
-        else:
-            self._replies.say(encode(engine.Report(report)))
-        self._errand = None
-        self._replies.send()
-        if not self._transport.is_closing():
-            self._go_on()
 
     def _ask(self, mailbox: Mailbox | KvsdError, operations: Sequence[Operation], value_bytes: int) -> None:
         """Pass `operations`, which carry `value_bytes`, to a table as one Request."""
@@ -351,7 +340,23 @@ class Session(Connection):
         if self._decoder.buffered_bytes > READ_BUFFER_BYTES:
             self._end_with(out_of_memory())
 
+    async def _carry_out(self, command: AdministrationRequest) -> None:
+        try:
+            reply = await self._services.administration.carry_out(command, self._table)
+        except Exception as error:
+            self._end_with_fault(error)
+            self._replies.send()
+        else:
+            self._replies.say_alone(reply)
+        self._command = self._errand = None
+        self._go_on()
+
     # Waiting and ending
+
+    @property
+    def _is_held_up(self) -> bool:
+        """Whether nothing more should be taken before something has ended."""
+        return self._errand is not None or self._command is not None or self._replies.is_held_up
 
     def _progressed(self) -> None:
         """Some replies have left. Nothing waits for that unless reading is paused or the end is near."""
@@ -362,7 +367,9 @@ class Session(Connection):
         """Something may have become possible: taking what is held, reading, or closing."""
         if self._transport.is_closing():
             return
-        is_held_up = self._errand is not None or self._replies.is_held_up
+        if self._command is not None and self._errand is None and self._replies.is_done:
+            self._errand = self._loop.create_task(self._carry_out(self._command))
+        is_held_up = self._is_held_up
         if self._behind and self._taking is None and not is_held_up:
             self._taking = self._loop.call_soon(self._take_messages)
         # Read from the peer only while everything that it causes has room.
@@ -379,7 +386,7 @@ class Session(Connection):
     def _watch_idleness(self) -> None:
         timeout = self._services.idle_timeout_seconds
         if timeout and not self._ending:
-            idle = 0.0 if self._replies.turns else self._loop.time() - self._last_read
+            idle = 0.0 if self._replies.turns or self._command is not None else self._loop.time() - self._last_read
             if idle >= timeout:
                 self._close()
             else:
@@ -405,7 +412,7 @@ class Session(Connection):
         self._end_with(InternalError("internal fault; the server's log has the details"))
 
     def _close_if_done(self) -> None:
-        if self._replies.turns or self._behind or self._errand is not None or self._replies.is_paused:
+        if self._behind or self._errand is not None or self._command is not None or not self._replies.is_done:
             return
         # Not at once: the stdlib loop's transport does not stand a close within resume_writing.
         self._set_timer(0, self._linger if self._lingering else self._close)

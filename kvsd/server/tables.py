@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
 from kvsd.errors import KvsdError, Loading, StorageError, TableNotFound, TableUnavailable
-from kvsd.server.catalog import Catalog, Dropped, TableSettings
+from kvsd.server.catalog import Catalog, Dropped, TableSettings, settings_from
 from kvsd.server.dispatcher import Dispatcher, TableName
 from kvsd.server.loading import Effective, Loader
 from kvsd.server.slot import Slot
@@ -30,7 +31,7 @@ from kvsd.table.actor import Pools, TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.medium import Medium
-from kvsd.table.request import Describe, Origin, Request, Status
+from kvsd.table.request import Compact, Describe, Operation, Origin, Progress, Request, Result, Status
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -102,6 +103,8 @@ class Tables:
         self._patience_seconds = patience_seconds
         self._loop = asyncio.get_running_loop()
         self._tables: dict[TableName, Slot] = {}
+        self._dropped: WeakValueDictionary[TableName, Slot] = WeakValueDictionary()
+        """Those that sessions still have in use: a new table of the name is what they find there."""
         self._loads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="kvsd-load")
         self._administration = ThreadPoolExecutor(1, thread_name_prefix="kvsd-tables")
         self._changing = asyncio.Lock()
@@ -201,13 +204,23 @@ class Tables:
     async def info(self, name: TableName) -> TableInfo:
         """Opens the table where it is closed. Raises TableNotFound."""
         table = self._find(name)
-        origin = Origin(Budget(_DESCRIPTION_BYTES))
-        request = Request([Describe()], origin, self._loop.create_future())
-        await table.mailbox.put(request)
-        [result] = await request.future
+        [result] = await self._ask(table, Describe())
         status = result if isinstance(result, Status) else None
         error = result if isinstance(result, KvsdError) else None
         return TableInfo(_entry(table), self._effective(table.settings), status, error)
+
+    async def compact(self, name: TableName, operation: Compact) -> Progress:
+        """Opens the table where it is closed. Raises TableNotFound, ReadOnly, and what keeps it from being opened."""
+        [result] = await self._ask(self._find(name), operation)
+        if isinstance(result, KvsdError):
+            raise result
+        assert isinstance(result, Progress)
+        return result
+
+    async def _ask(self, table: Slot, operation: Operation) -> Sequence[Result]:
+        request = Request([operation], Origin(Budget(_DESCRIPTION_BYTES)), self._loop.create_future())
+        await table.mailbox.put(request)
+        return await request.future
 
     @_to_its_end
     async def create_namespace(self, namespace: str) -> None:
@@ -229,16 +242,22 @@ class Tables:
             self._add(name, self._catalog.tables[name])
 
     @_to_its_end
-    async def change_settings(self, name: TableName, settings: TableSettings) -> None:
-        """Takes effect by reopening the table, if it is open. Raises what Catalog.change_settings raises."""
+    async def change_settings(self, name: TableName, changes: Mapping[str, str]) -> tuple[TableSettings, Effective]:
+        """Takes effect by reopening the table, if it is open; the table's own settings then, and what they come to.
+
+        `changes` is as `settings_from` takes it. Raises what that and Catalog.change_settings raise.
+        """
         async with self._changing:
             table = self._find(name)
-            await self._change(partial(self._catalog.change_settings, name, settings))
-            async with self._holding(table):
-                table.settings = settings
-                if table.actor is not None or table.opening is not None:
-                    await self._close(table)
-                    await self._open(table)
+            settings = settings_from(changes, table.settings)
+            if settings != table.settings:
+                await self._change(partial(self._catalog.change_settings, name, settings))
+                async with self._holding(table):
+                    table.settings = settings
+                    if table.actor is not None or table.opening is not None:
+                        await self._close(table)
+                        await self._open(table)
+            return table.settings, self._effective(table.settings)
 
     @_to_its_end
     async def drop(self, name: TableName) -> None:
@@ -256,7 +275,7 @@ class Tables:
                     if name in self._catalog.tables:
                         table.refuse(before if table.is_unavailable else None)
                     else:
-                        del self._tables[name]
+                        self._dropped[name] = self._tables.pop(name)
                         self._dispatcher.remove(name)
 
     @_to_its_end
@@ -286,7 +305,13 @@ class Tables:
         return table
 
     def _add(self, name: TableName, settings: TableSettings) -> None:
-        table = self._tables[name] = Slot(name, settings, self._want)
+        table = self._dropped.pop(name, None)
+        if table is None:
+            table = Slot(name, settings, self._want)
+        else:
+            table.settings, table.is_unavailable = settings, False
+            table.refuse(None)
+        self._tables[name] = table
         self._dispatcher.add(name, table.mailbox)
 
     async def _change(self, change: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias, assert_never
 
 from kvsd.errors import Conflict, InvalidKey, InvalidValue, KvsdError, UnexpectedMessage
 from kvsd.protocol import engine
+from kvsd.protocol.administration import Report
 from kvsd.protocol.decoder import Limits
 from kvsd.protocol.messages import Fail, encode, encode_success
 from kvsd.table import request, updates
@@ -96,7 +97,7 @@ def encode_result(result: Result) -> bytes:
         case Page():
             return encode(engine.Page(result.next, tuple(result.items)))
         case Status() | Progress():
-            return encode(engine.Report(json.dumps(asdict(result)).encode()))
+            return encode(Report(json.dumps(asdict(result)).encode()))
         case Conflict() if result.version is not None:
             return encode(engine.Mismatch(result.version, str(result)))
         case KvsdError():

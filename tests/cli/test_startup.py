@@ -33,12 +33,19 @@ def loaded_by(*arguments: str) -> set[str]:
     return set(process.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("arguments", [["get", "k"], ["set", "k", "v"], ["delete", "other"], ["ping"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["get", "k"], ["set", "k", "v"], ["delete", "other"], ["ping"], ["table", "list"], ["namespace", "list"]],
+)
 def test_a_client_command_imports_nothing_heavy(cli: Cli, server: Running, arguments: list[str]) -> None:
     assert cli("set", "k", "v").status == 0
     loaded = loaded_by(*arguments)
     assert "kvsd.client.sync" in loaded
     assert not HEAVY & loaded
+
+
+def test_plain_commands_do_without_the_classes_of_the_administration(server: Running) -> None:
+    assert "kvsd.protocol.administration" not in loaded_by("ping")
 
 
 def test_a_command_does_not_load_the_others(server: Running) -> None:

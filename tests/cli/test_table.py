@@ -6,7 +6,11 @@ import json
 
 import pytest
 
+from kvsd.cli import compact as compact_module
+from kvsd.cli.client import ClientOptions
+
 from .conftest import Cli, Running
+from .terminal import on_terminal
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +28,7 @@ def test_the_life_of_a_table(cli: Cli) -> None:
     info = cli("table", "info", "shop/stock", "--json").json
     assert info["status"]["keys"] == 1  # type: ignore[index]
     changed = cli("table", "settings", "shop/stock", "fsync=default", "--json").json
-    assert changed["settings"] == {"cache_bytes": "1048576"}
+    assert changed["settings"] == {"cache_bytes": 1048576}
     assert changed["effective"]["fsync"] == "always"  # type: ignore[index]
     assert cli("table", "reopen", "shop/stock").out == b"OK\n"
     assert cli("count", "--namespace", "shop", "--table", "stock").out == b"1\n"
@@ -70,9 +74,70 @@ def test_info_is_shown_a_line_for_each_figure(cli: Cli) -> None:
         (("table", "list", "none"), 3),
         (("namespace", "create", "A"), 2),
         (("namespace", "drop", "none"), 3),
+        (("table", "create", "t", "fsync=always", "fsync=never"), 2),
+        (("table", "reopen", "none"), 3),
+        (("compact", "none"), 3),
+        (("compact", "a/b/c"), 2),
+        (("compact", "--pause", "--resume"), 2),
     ],
 )
 def test_what_cannot_be_done_is_told(cli: Cli, arguments: tuple[str, ...], status: int) -> None:
     result = cli(*arguments)
     assert (result.status, result.out) == (status, b"")
     assert result.err.startswith("error: ")
+
+
+def test_a_terminal_gets_a_table_and_is_asked_before_a_drop(cli: Cli) -> None:
+    assert cli("table", "create", "precious", "fsync=never").status == 0
+    status, screen = on_terminal("table", "list", NO_COLOR="1")
+    assert status == 0
+    lines = screen.splitlines()
+    assert lines[0].split() == ["table", "state", "settings"]
+    assert ["default/precious", "closed", "fsync=never"] in [line.split() for line in lines]
+    for answer in (b"n\n", b"\n", b"\x04"):
+        status, screen = on_terminal("table", "drop", "precious", typed=[(b"[y/N] ", answer)])
+        assert status == 2
+        assert "nothing was dropped" in screen
+    status, screen = on_terminal("table", "drop", "precious", typed=[(b"[y/N] ", b"y\n")])
+    assert (status, "OK" in screen) == (0, True)
+    assert cli("table", "info", "precious").status == 3
+
+
+def test_settings_tell_which_are_the_servers(cli: Cli) -> None:
+    assert cli("table", "settings", "default", "fsync_interval_ms=7").status == 0
+    shown = cli("table", "settings", "default").out.decode().splitlines()
+    assert "fsync_interval_ms  7" in shown
+    assert "fsync              always  (of the server)" in shown
+    assert cli("table", "settings", "default", "fsync_interval_ms=default", "--json").json["settings"] == {}
+
+
+class Compacting:
+    """A client whose table is compacted in three steps; it remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str | None, str | None, str]] = []
+        self.tables = self
+
+    def __enter__(self) -> Compacting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def compact(self, table: str | None, *, namespace: str | None, action: str) -> dict[str, str | int]:
+        self.asked.append((namespace, table, action))
+        done = len(self.asked)
+        return {"state": "running" if done < 3 and action != "pause" else "idle", "segments_done": done}
+
+
+def test_a_compaction_is_waited_for_and_its_progress_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Compacting()
+    monkeypatch.setattr(ClientOptions, "connect", lambda _: client)
+    monkeypatch.setattr(compact_module.time, "sleep", lambda _: None)
+    result = cli("compact", "shop/stock")
+    assert client.asked == [("shop", "stock", action) for action in ("start", "status", "status")]
+    assert result.out == b"state              idle\nsegments_done      3\n"
+    assert result.err.splitlines() == ["state running  segments_done 1", "state running  segments_done 2"]
+    client.asked.clear()
+    assert cli("compact", "--pause", "--json").json == {"state": "idle", "segments_done": 1}
+    assert client.asked == [(None, None, "pause")]

@@ -46,6 +46,14 @@ class Blocking:
 
         return call
 
+    @property
+    def tables(self) -> Blocking:
+        return Blocking(self._client.tables)
+
+    @property
+    def namespaces(self) -> Blocking:
+        return Blocking(self._client.namespaces)
+
     def table(self, name: str, **named: object) -> Blocking:
         return Blocking(self._client.table(name, **named))
 
@@ -81,6 +89,14 @@ class Asyncio:
             return collect(result) if inspect.isasyncgen(result) else result
 
         return call
+
+    @property
+    def tables(self) -> Asyncio:
+        return Asyncio(self._client.tables)
+
+    @property
+    def namespaces(self) -> Asyncio:
+        return Asyncio(self._client.namespaces)
 
     def table(self, name: str, **named: object) -> Asyncio:
         return Asyncio(self._client.table(name, **named))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvsd.protocol import administration
 from kvsd.protocol.decoder import Decoder
 from kvsd.protocol.messages import Delete, Fail, Get, Hello, Ping, Set, Success, Unknown, Welcome, encode
 from tests.server.peers import LOGIN, NULL, PATIENCE_SECONDS, VECTORS
@@ -20,7 +21,12 @@ from .test_silence import client_hello
 
 HELLO = client_hello()
 
-REQUESTS = [Hello(1, ("f",)), Set(b"\r\n", b"v" * 300), Get(b"\xff"), Delete(b"k"), Set(b"k" * 1025, b""), Unknown(200)]
+REQUESTS = [
+    *(Hello(1, ("f",)), Set(b"\r\n", b"v" * 300), Get(b"\xff"), Delete(b"k"), Set(b"k" * 1025, b""), Unknown(200)),
+    *(administration.TableCreate(None, "t", (("cache_bytes", "0"),)), administration.TableDrop(None, "t")),
+    *(administration.TableList(None), administration.TableInfo(None, "t"), administration.NamespaceList()),
+    *(administration.TableSettings(None, "t", (("fsync", "never"),)), administration.TableReopen(None, None)),
+]
 MESSAGES = st.sampled_from([*VECTORS.values(), *map(encode, REQUESTS)])
 PARTS = st.sampled_from([b"*", b"#", b"$", b"+", b"|", b"T", b"\r\n", b"*3\r\n#\x05", b"$5\r\n", b"9" * 20, b"-1"])
 
@@ -90,7 +96,7 @@ def check(target: Target, witness: socket.socket, login: bool, data: bytes, cuts
         heard.append(message)
     # Nothing but replies, each whole, and no fault of ours among them.
     assert decoder.buffered_bytes == 0
-    assert all(isinstance(message, Success | Fail | Ping | Welcome) for message in heard)
+    assert all(isinstance(message, Success | Fail | Ping | Welcome | administration.Report) for message in heard)
     assert all(message.code != "INTERNAL" for message in heard if isinstance(message, Fail))
     if login:
         assert heard[0] == Success(None)

@@ -41,8 +41,6 @@ MESSAGES: list[tuple[engine.EngineMessage, bytes]] = [
     (engine.Scan(None, None, b"", b"z", 10, True), b"*7\r\n#\x40||+\r\n+z\r\n+10\r\n+1\r\n"),
     (engine.Page(None, ()), b"*2\r\n#\x41|"),
     (engine.Page(b"c", ((b"a", b"1"), (b"b", None))), b"*6\r\n#\x41+c\r\n+a\r\n$1\r\n1\r\n+b\r\n|"),
-    (engine.Administer(("table", "list")), b"*3\r\n#\x60+table\r\n+list\r\n"),
-    (engine.Report(b"[]"), b"*2\r\n#\x61$2\r\n[]\r\n"),
 ]
 
 
@@ -85,7 +83,6 @@ def test_bytes_and_messages_belong_together(message: engine.EngineMessage, data:
         b"*5\r\n#\x28||+check\r\n+c\r\n",
         b"*6\r\n#\x28||+check\r\n+c\r\n|",
         b"*3\r\n#\x41|+a\r\n",  # a key without its value
-        b"*2\r\n#\x60|",
     ],
 )
 def test_frames_that_make_no_message_end_the_conversation(data: bytes) -> None:

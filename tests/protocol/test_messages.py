@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsd.errors import ProtocolError
+from kvsd.protocol.administration import AdministrationType
 from kvsd.protocol.decoder import Decoder
 from kvsd.protocol.engine import EngineType
 from kvsd.protocol.frames import Frame, Time
@@ -68,7 +69,9 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\
 KEYS = st.binary(max_size=40) | TEXTS.map(str.encode)
 TIMES = st.none() | st.integers(-(10**18), 10**19).map(Time)
 FEATURES = st.lists(TEXTS, max_size=5).map(tuple)
-UNKNOWN_TYPES = st.integers(0, 255).filter(lambda number: number not in {*MessageType, *EngineType})
+UNKNOWN_TYPES = st.integers(0, 255).filter(
+    lambda number: number not in {*MessageType, *EngineType, *AdministrationType}
+)
 ANY_MESSAGE = st.one_of(
     st.builds(Ping, TIMES, TIMES),
     st.builds(Authenticate, TEXTS, TEXTS),

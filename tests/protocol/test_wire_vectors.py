@@ -74,9 +74,9 @@ def test_the_captured_text_and_hex_agree(row: dict[str, Any]) -> None:
 def test_the_worked_bytes_of_the_documentation_are_true(name: str, lines: str) -> None:
     encoded = b"".join(bytes.fromhex(re.split(r"  +", line)[0]) for line in lines.splitlines())
     [message] = decode(encoded)
-    assert type(message) is getattr(messages, name)
+    assert type(message).__name__ == name
     assert encode(message) == encoded
 
 
 def test_every_message_type_has_worked_bytes_in_the_documentation() -> None:
-    assert {name.upper() for name, _ in BLOCKS} == set(messages.MessageType.__members__)
+    assert {name.upper() for name, _ in BLOCKS} >= set(messages.MessageType.__members__)

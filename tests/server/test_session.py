@@ -117,7 +117,7 @@ async def test_wrong_credentials_get_the_captured_bytes_and_a_close(
 
 
 @pytest.mark.parametrize(
-    "first", [Ping(None, None), Get(b"k"), Set(b"k", b"v"), Hello(1, ()), Success(None), Unknown(99)]
+    "first", [Ping(None, None), Get(b"k"), Set(b"k", b"v"), Hello(1, ()), Success(None), Unknown(200)]
 )
 async def test_a_first_message_that_is_no_authenticate_is_refused(
     start: Start, connect: Connect, first: Ping, quick_linger: None

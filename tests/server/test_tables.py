@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import resource
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -320,7 +321,8 @@ async def test_settings_take_effect_at_once_and_last(tmp_path: Path) -> None:
         await one.tables.create(T, TableSettings(fsync=Fsync.INTERVAL))
         await one.ask(T, Set(b"k", b"v"))
         changed = TableSettings(fsync=Fsync.NEVER, segment_bytes=100_000)
-        await one.tables.change_settings(T, changed)
+        changes = {"fsync": "never", "segment_bytes": "100000"}
+        assert (await one.tables.change_settings(T, changes))[0] == changed
         info = await one.tables.info(T)
         assert (info.entry.settings, info.effective.fsync, info.effective.segment_bytes) == (
             changed,
@@ -348,7 +350,7 @@ async def test_a_dropped_table_is_gone_for_those_who_held_it_and_its_name_is_fre
             one.tables.info(T),
             one.tables.drop(T),
             one.tables.reopen(T),
-            one.tables.change_settings(T, TableSettings()),
+            one.tables.change_settings(T, {}),
         ):
             with pytest.raises(TableNotFound):
                 await ask
@@ -359,6 +361,44 @@ async def test_a_dropped_table_is_gone_for_those_who_held_it_and_its_name_is_fre
         assert await one.ask(T, Get(b"k")) == [None]
         with pytest.raises(Conflict):
             await one.tables.drop(DEFAULT_TABLE)
+
+
+async def test_whoever_held_a_dropped_table_finds_the_new_one_of_its_name(tmp_path: Path) -> None:
+    async with served(tmp_path) as one:
+        await one.tables.create(T)
+        held = one.mailbox(T)
+        await one.ask(held, Set(b"k", b"v"))
+        await one.tables.drop(T)
+        await one.tables.create(T, TableSettings(fsync=Fsync.NEVER))
+        assert await one.ask(held, Get(b"k")) == [None]
+        assert one.mailbox(T) is held
+        assert one.tables.list()[1].settings == TableSettings(fsync=Fsync.NEVER)
+        await one.tables.drop(T)
+        assert len(one.tables._dropped) == 1
+        del held
+        gc.collect()
+        assert not one.tables._dropped, "a dropped table that nobody uses is kept in memory"
+
+
+async def test_changes_of_different_settings_at_once_are_all_kept(tmp_path: Path) -> None:
+    async with served(tmp_path) as one:
+        await one.ask(DEFAULT_TABLE, Set(b"k", b"v"))
+        changes = {"fsync": "never", "segment_bytes": "1MiB", "cache_bytes": "0", "fsync_interval_ms": "7"}
+        await asyncio.gather(
+            *(one.tables.change_settings(DEFAULT_TABLE, {name: text}) for name, text in changes.items())
+        )
+        [entry] = one.tables.list()
+        assert entry.settings == TableSettings(Fsync.NEVER, 7, 0, MIB)
+        assert await one.ask(DEFAULT_TABLE, Get(b"k")) == [b"v"]
+
+
+async def test_settings_that_stay_as_they_are_do_not_close_the_table(tmp_path: Path) -> None:
+    async with served(tmp_path) as one:
+        await one.ask(DEFAULT_TABLE, Set(b"k", b"v"))
+        before = one.tables.actors
+        own, effective = await one.tables.change_settings(DEFAULT_TABLE, {"fsync": "default"})
+        assert (own, effective.fsync) == (TableSettings(), Fsync.ALWAYS)
+        assert one.tables.actors == before
 
 
 async def test_a_drop_that_the_disk_refuses_leaves_the_table_served(

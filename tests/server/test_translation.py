@@ -6,6 +6,7 @@ import pytest
 
 from kvsd.errors import Busy, Conflict, InvalidKey, InvalidValue, KvsdError, UnexpectedMessage
 from kvsd.protocol import engine
+from kvsd.protocol.administration import Report
 from kvsd.protocol.decoder import Decoder, Limits
 from kvsd.protocol.messages import Fail, Success
 from kvsd.server.translation import MAX_TTL_MS, TableRequest, encode_result, operation_of, value_bytes_of
@@ -123,5 +124,5 @@ def test_a_status_is_reported_as_json() -> None:
     decoder = Decoder()
     decoder.feed(encode_result(Status("writable", 1, 0, 2, 3, 4, 5, 6)))
     report = decoder.next_message()
-    assert isinstance(report, engine.Report)
+    assert isinstance(report, Report)
     assert b'"keys": 1' in report.document

@@ -1,0 +1,63 @@
+"""`kvsd compact`: have a table's log rewritten without what is no longer wanted, and see how far that is."""
+
+import time
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from kvsd.cli.app import new_command
+from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.failures import UsageError
+from kvsd.cli.table import parted, show
+
+if TYPE_CHECKING:
+    from kvsd.client.administration import Action, Settings
+
+app = new_command()
+
+_POLL_SECONDS: Final = 0.5
+
+
+@app.command("compact")
+@client_command
+def compact(
+    options: ClientOptions,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[TABLE]", help="NAMESPACE/TABLE or TABLE; by default the one in use.")
+    ] = None,
+    pause: Annotated[bool, typer.Option("--pause", help="Hold a compaction, and let none begin.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Let compactions go on.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only tell how far it is.")] = False,
+) -> None:
+    """Compact TABLE: give back the space of what was deleted, replaced or has expired. Waits for the end.
+
+    The table is served meanwhile. An interrupt ends the waiting, not the compaction.
+
+    \b
+    Examples:
+      kvsd compact
+      kvsd compact shop/stock --pause
+      kvsd compact shop/stock --resume
+    """
+    asked: list[Action] = [
+        *(["pause"] if pause else ()),
+        *(["resume"] if resume else ()),
+        *(["status"] if status else ()),
+    ]
+    if len(asked) > 1:
+        raise UsageError("--pause, --resume and --status exclude each other; give one of them")
+    namespace, table = (None, None) if name is None else parted(name)
+    with options.connect() as client:
+        progress = client.tables.compact(table, namespace=namespace, action=asked[0] if asked else "start")
+        while not asked and progress.get("state") == "running":
+            options.output.note(_line(progress))
+            time.sleep(_POLL_SECONDS)
+            progress = client.tables.compact(table, namespace=namespace, action="status")
+    if options.json:
+        options.output.document(dict(progress))
+    else:
+        show(options, progress)
+
+
+def _line(progress: "Settings") -> str:
+    return "  ".join(f"{name} {value}" for name, value in progress.items())

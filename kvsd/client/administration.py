@@ -1,0 +1,233 @@
+"""Calls about namespaces and tables, and how their reports are read.
+
+Owns: the message of each call and the meaning of its reply. Knows nothing of connections, nor of Fail. Names are given
+in full: the table that the connection uses may be the one that is yet to be made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from kvsd.client.calls import Call, misfit, read_nothing
+from kvsd.errors import KvsdError, ProtocolError, from_wire
+from kvsd.protocol import administration
+from kvsd.protocol.administration import Pairs, Report
+from kvsd.protocol.messages import Message
+
+Setting: TypeAlias = str | int | float
+Settings: TypeAlias = Mapping[str, Setting]
+"""By name, as in the section `kvsd` of the configuration."""
+
+Action: TypeAlias = Literal["start", "pause", "resume", "status"]
+
+_LAST_SECOND: Final = 253_402_300_799
+"""Of the year 9999."""
+
+
+class TableEntry(NamedTuple):
+    """A table in a list."""
+
+    namespace: str
+    table: str
+    state: str
+    """closed (it opens when it is asked for), loading, writable, full (deletes only), read-only or unavailable."""
+    settings: Settings
+    """Those that are not the server's."""
+
+
+class DroppedTable(NamedTuple):
+    """A table that was dropped, whose files are still in `dropped/FOLDER` of the server's data folder."""
+
+    namespace: str
+    table: str
+    folder: str
+    dropped_at: datetime
+
+
+class TableSettings(NamedTuple):
+    """A table's own settings, and what they come to with the server's."""
+
+    own: Settings
+    effective: Settings
+
+
+class TableInfo(NamedTuple):
+    """All that is known of a table."""
+
+    namespace: str
+    table: str
+    state: str
+    settings: TableSettings
+    status: Settings | None
+    """Figures, such as `keys` and `log_bytes`; None where it cannot tell, for the reason in `error`."""
+    error: KvsdError | None
+
+
+def create(namespace: str, table: str, settings: Settings) -> Call[None]:
+    """Conflict where it exists."""
+    return Call(administration.TableCreate(namespace, table, _pairs(settings)), read_nothing, engine=True, placed=False)
+
+
+def list_tables(namespace: str | None) -> Call[list[TableEntry]]:
+    """None: of all namespaces."""
+    return Call(administration.TableList(namespace), _read_list, idempotent=True, engine=True, placed=False)
+
+
+def list_dropped(namespace: str | None) -> Call[list[DroppedTable]]:
+    """None: of all namespaces."""
+    return Call(
+        administration.TableList(None),
+        lambda reply, _: [
+            dropped for dropped in _read_dropped(reply) if namespace is None or namespace == dropped.namespace
+        ],
+        idempotent=True,
+        engine=True,
+        placed=False,
+    )
+
+
+def info(namespace: str, table: str) -> Call[TableInfo]:
+    """Opens the table where it is closed."""
+    return Call(administration.TableInfo(namespace, table), _read_info, idempotent=True, engine=True, placed=False)
+
+
+def settings(namespace: str, table: str, changes: Settings) -> Call[TableSettings]:
+    """Changes them, and tells what holds then."""
+    message = administration.TableSettings(namespace, table, _pairs(changes))
+    return Call(message, _read_settings, idempotent=True, engine=True, placed=False)
+
+
+def drop(namespace: str, table: str) -> Call[None]:
+    return Call(administration.TableDrop(namespace, table), read_nothing, engine=True, placed=False)
+
+
+def reopen(namespace: str, table: str) -> Call[None]:
+    return Call(administration.TableReopen(namespace, table), read_nothing, engine=True, placed=False)
+
+
+def create_namespace(namespace: str) -> Call[None]:
+    return Call(administration.NamespaceCreate(namespace), read_nothing, engine=True, placed=False)
+
+
+def list_namespaces() -> Call[list[str]]:
+    return Call(administration.NamespaceList(), _read_namespaces, idempotent=True, engine=True, placed=False)
+
+
+def drop_namespace(namespace: str) -> Call[None]:
+    return Call(administration.NamespaceDrop(namespace), read_nothing, engine=True, placed=False)
+
+
+def compact(namespace: str, table: str, action: Action) -> Call[Settings]:
+    """Answered with how far it is, as figures."""
+    message = administration.Compact(namespace, table, action)
+    return Call(message, lambda reply, _: _figures(_document(reply)), engine=True, placed=False)
+
+
+def _pairs(settings: Settings) -> Pairs:
+    return tuple((name, str(value)) for name, value in settings.items())
+
+
+def _document(reply: Message) -> dict[str, Any]:
+    """Any: what each reader below takes out of it is checked there."""
+    match reply:
+        case Report(document):
+            try:
+                content = json.loads(document)
+            except (ValueError, RecursionError):
+                raise _senseless() from None
+            if isinstance(content, dict):
+                return content
+            raise _senseless()
+        case _:
+            raise misfit(reply)
+
+
+def _senseless() -> ProtocolError:
+    return ProtocolError("the server's report is none of this request; use a client as new as the server")
+
+
+def _read_list(reply: Message, _seconds: float) -> list[TableEntry]:
+    match _document(reply):
+        case {"tables": list(tables)}:
+            return [_entry(table) for table in tables]
+        case _:
+            raise _senseless()
+
+
+def _entry(content: object) -> TableEntry:
+    match content:
+        case {"namespace": str(namespace), "table": str(table), "state": str(state), "settings": dict(own)}:
+            return TableEntry(namespace, table, state, _figures(own))
+        case _:
+            raise _senseless()
+
+
+def _read_dropped(reply: Message) -> list[DroppedTable]:
+    match _document(reply):
+        case {"dropped": list(dropped)}:
+            return [_dropped(table) for table in dropped]
+        case _:
+            raise _senseless()
+
+
+def _dropped(content: object) -> DroppedTable:
+    match content:
+        case {
+            "namespace": str(namespace),
+            "table": str(table),
+            "folder": str(folder),
+            "dropped_at": int(seconds),
+        } if 0 <= seconds <= _LAST_SECOND:
+            return DroppedTable(namespace, table, folder, datetime.fromtimestamp(seconds, UTC))
+        case _:
+            raise _senseless()
+
+
+def _read_info(reply: Message, _seconds: float) -> TableInfo:
+    content = _document(reply)
+    entry = _entry(content)
+    match content:
+        case {"effective": dict(effective), "status": status, "error": error}:
+            return TableInfo(
+                entry.namespace,
+                entry.table,
+                entry.state,
+                TableSettings(entry.settings, _figures(effective)),
+                None if status is None else _figures(status),
+                None if error is None else _error(error),
+            )
+        case _:
+            raise _senseless()
+
+
+def _error(content: object) -> KvsdError:
+    match content:
+        case {"code": str(code), "message": str(message)}:
+            return from_wire(code, message)
+        case _:
+            raise _senseless()
+
+
+def _read_settings(reply: Message, _seconds: float) -> TableSettings:
+    match _document(reply):
+        case {"settings": dict(own), "effective": dict(effective)}:
+            return TableSettings(_figures(own), _figures(effective))
+        case _:
+            raise _senseless()
+
+
+def _read_namespaces(reply: Message, _seconds: float) -> list[str]:
+    match _document(reply):
+        case {"namespaces": list(names)} if all(isinstance(name, str) for name in names):
+            return names
+        case _:
+            raise _senseless()
+
+
+def _figures(content: object) -> Settings:
+    if isinstance(content, dict) and all(isinstance(value, str | int | float) for value in content.values()):
+        return content
+    raise _senseless()
