@@ -241,6 +241,9 @@ class TableActor:
 
         self.run_step(job, synced)
 
+    def seal_log(self) -> bool:
+        return self._store.seal()
+
     def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return self._loop.call_later(seconds, callback)
 

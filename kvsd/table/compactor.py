@@ -23,6 +23,8 @@ _SMALL_SHARE: Final = 4
 _SMALL_RUN: Final = 4
 """So many small neighbours are made one even without garbage: every restart leaves one."""
 _RETRY_SECONDS: Final = 60.0
+_FEW_TOMBSTONES: Final = 10_000
+"""So many, or as many as there are keys, are kept; each takes the memory of a key, and 64 bytes of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,12 @@ class Candidate(NamedTuple):
 
 
 def plan(
-    candidates: Iterable[Candidate], *, segment_bytes: int, garbage_ratio: float, has_tombstones: bool = False
+    candidates: Iterable[Candidate], *, segment_bytes: int, garbage_ratio: float, everything: bool = False
 ) -> list[list[Candidate]]:
     """Contiguous runs of `candidates`, all of them in the log's order, each worth to be made one segment.
 
-    A `garbage_ratio` of 0: all that may hold garbage; tombstones are not counted as such, so `has_tombstones` tells.
+    `everything`: whatever they hold, since tombstones are not counted as garbage, and go best in one go from the start.
     """
-    everything = has_tombstones and not garbage_ratio
 
     def is_dead(candidate: Candidate) -> bool:
         dead_bytes = candidate.dead_bytes
@@ -101,6 +102,9 @@ class Host(Protocol):
         """The same, with all jobs of the table that ran beside it told before: one of them may have heard of a failure
         that concerned this one, since the system tells it once."""
 
+    def seal_log(self) -> bool:
+        """Have the segment sealed that is appended to, if it may hold garbage; then `consider` is called."""
+
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer: ...
     def time(self) -> float: ...
     def log_failed(self, error: OSError) -> None:
@@ -112,6 +116,9 @@ class Host(Protocol):
 
 class _Abandoned(Exception):
     """The table stops, or its log has failed."""
+
+    def __str__(self) -> str:
+        return "the table was closed, or its log failed"
 
 
 class Compactor:
@@ -134,6 +141,12 @@ class Compactor:
         self._stuck = False
         """An output has its name, and its inputs theirs: the next start takes the one. Until then, no other run."""
         self._everything_next = False
+        """`start` was called, and its run has not begun."""
+        self._is_everything = False
+        """The plan that is carried out takes all segments, for the sake of tombstones."""
+        self._tombstones_kept = 0
+        """How many the last such plan has left: it is worth it again when there are twice as many."""
+        self._error = ""
         self._timer: Timer | None = None
         self._due = 0.0
         """When the throttle lets the next step go."""
@@ -148,8 +161,10 @@ class Compactor:
             state = "stopped"
         elif self._paused:
             state = "paused"
+        elif self._steps is not None or (self._everything_next and self._host.may_compact):
+            state = "running"
         else:
-            state = "idle" if self._steps is None else "running"
+            state = "idle"
         under_way = 0 if self._compaction is None else self._compaction.bytes_done
         return Progress(
             state=state,
@@ -158,22 +173,28 @@ class Compactor:
             bytes_done=self._bytes_done + under_way,
             bytes_total=self._bytes_total,
             reclaimed_bytes=self._reclaimed_bytes,
+            error=self._error,
         )
 
     def consider(self) -> None:
-        """A segment has sealed: begin, if there is enough garbage."""
-        is_time = self._host.time() >= self._retry_at
-        if self._options.auto and self._steps is None and not self._paused and is_time:
+        """A segment has sealed: begin, if there is enough garbage, or if `start` waits for it."""
+        if self._steps is not None or self._paused:
+            return
+        if self._everything_next:
+            self._everything_next = False
+            self._begin(0)
+        elif self._options.auto and self._host.time() >= self._retry_at:
             self._begin(self._options.garbage_ratio)
 
     def start(self) -> None:
-        """Compact all that holds garbage, behind what is under way."""
-        self._retry_at = 0.0
-        if self._steps is None:
-            self._begin(0)
-        else:
-            self._everything_next = True
-        self.resume()
+        """Compact all that holds garbage, the segment included that is appended to; behind what is under way."""
+        self._error = ""
+        self._everything_next = True
+        self._paused = False
+        if self._steps is not None:
+            self._go_on()
+        elif not self._host.seal_log():
+            self.consider()
 
     def pause(self) -> None:
         """No further step, until `resume` or `start`."""
@@ -196,6 +217,8 @@ class Compactor:
         if self._stopping or self._stuck or not self._host.may_compact:
             return
         index, log = self._store.index, self._store.log
+        bearable = max(_FEW_TOMBSTONES, index.live, 2 * self._tombstones_kept) if garbage_ratio else 0
+        self._is_everything = self._tombstones > bearable
         candidates = [
             Candidate(
                 segment,
@@ -209,9 +232,10 @@ class Compactor:
             candidates,
             segment_bytes=log.options.segment_bytes,
             garbage_ratio=garbage_ratio,
-            has_tombstones=len(index) > index.live,
+            everything=self._is_everything,
         )
         if self._runs or not garbage_ratio:
+            self._error = ""
             self._segments_done = self._bytes_done = self._reclaimed_bytes = 0
             self._segments_total = sum(map(len, self._runs))
             self._bytes_total = sum(candidate.size_bytes for run in self._runs for candidate in run)
@@ -223,9 +247,14 @@ class Compactor:
             self._steps = self._compaction.steps()
             self._seen_bytes = 0
             self._go_on()
-        elif self._everything_next:
-            self._everything_next = False
-            self._begin(0)
+        elif self._is_everything:
+            self._is_everything = False
+            self._tombstones_kept = self._tombstones
+
+    @property
+    def _tombstones(self) -> int:
+        index = self._store.index
+        return len(index) - index.live
 
     # Steps
 
@@ -306,6 +335,7 @@ class Compactor:
 
     def _failed(self, error: Exception) -> None:
         compaction, run = self._clear()
+        self._error = str(error)
         self._stuck = self._stuck or compaction.output.is_published
         match error:
             case _Abandoned():
@@ -323,3 +353,5 @@ class Compactor:
         if self._stuck:
             self._runs.clear()
         self._next_run()
+        if self._steps is None:
+            self.consider()

@@ -126,6 +126,11 @@ class Log:
                 settlement.keep()
 
     @property
+    def active_number(self) -> int:
+        """Of the segment that is appended to."""
+        return self._active.header.number
+
+    @property
     def segment_count(self) -> int:
         return len(self._segments)
 
@@ -218,6 +223,13 @@ class Log:
         now = self.options.now_us()
         self._last_timestamp_us = now if now > self._last_timestamp_us else self._last_timestamp_us + 1
         return self._last_timestamp_us
+
+    def seal(self) -> bool:
+        """Have the next `take` close the segment that is appended to; False where it holds nothing."""
+        if not self._tail.count:
+            return False
+        self._roll()
+        return True
 
     def _roll(self) -> _Tail:
         """Close the staged segment with a SEAL; what is staged from here goes to a new one."""

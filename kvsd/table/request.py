@@ -194,6 +194,8 @@ class Progress:
     bytes_done: int
     bytes_total: int
     reclaimed_bytes: int
+    error: str
+    """What has ended the last one early; empty where nothing has."""
 
 
 Operation: TypeAlias = Get | Fetch | Set | Delete | Update | Batch | Exists | Scan | Count | Describe | Compact

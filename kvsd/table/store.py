@@ -90,6 +90,11 @@ class Store:
             return self.group
         return self.group - 1 if self.pending else 0
 
+    def seal(self) -> bool:
+        """Have the next commit close the log's segment, so that it can be compacted; False where that gains nothing."""
+        has_garbage = self._index.dead_bytes.get(self.log.active_number) or len(self._index) > self._index.live
+        return bool(has_garbage) and self.log.seal()
+
     @property
     def index(self) -> Index:
         """For a compaction, which moves entries and changes no value."""

@@ -61,10 +61,10 @@ def test_small_neighbours_are_merged_once_there_are_four() -> None:
     assert chosen(FULL, *small) == [[1, 2, 3, 4]]
 
 
-def test_on_demand_all_that_may_hold_garbage_is_chosen() -> None:
+def test_all_that_hold_garbage_are_chosen_on_demand_and_all_others_too_for_tombstones() -> None:
     assert chosen(FULL, candidate(9_000, 1), ratio=0) == [[0], [1]]
     assert chosen(candidate(9_000, 0), ratio=0) == []
-    assert chosen(candidate(9_000, 0), ratio=0, has_tombstones=True) == [[0]]
+    assert chosen(candidate(9_000, 0), ratio=0, everything=True) == [[0]]
 
 
 def test_damaged_segments_and_the_last_generation_are_left_alone() -> None:
@@ -79,6 +79,13 @@ async def garbage(served: Serving, rounds: int = 8) -> dict[bytes, bytes]:
         await served.ask(Set(key, value), Set(b"gone%d" % number, b"v"), Delete(b"gone%d" % number))
         alive[key] = value
     return alive
+
+
+async def seal(served: Serving) -> None:
+    """So that a compaction has not to begin with it."""
+    assert served.store.log.seal()
+    await served.ask(Get(b"k"))
+    await served.idle()
 
 
 async def check(served: Serving, alive: dict[bytes, bytes]) -> None:
@@ -109,15 +116,16 @@ async def test_on_demand_everything_is_compacted_and_progress_told(tmp_path: Pat
         before = len(segments(tmp_path / "t"))
         progress = await compact(served, "start")
         assert (progress.state, progress.segments_done) == ("running", 0)
-        assert progress.segments_total == before - 1
         await served.idle()
         progress = await compact(served, "status")
         assert progress.state == "idle"
-        assert progress.segments_done == progress.segments_total == before - 1
+        assert (
+            progress.segments_done == progress.segments_total == before
+        )  # the one that is appended to is sealed first
         assert progress.bytes_done == progress.bytes_total > 0
         assert 0 < progress.reclaimed_bytes < progress.bytes_total
         assert len(segments(tmp_path / "t")) <= before / 2
-        assert len(served.store.index) < len(alive) + 24  # most tombstones of what was deleted went, too
+        assert len(served.store.index) == len(alive)  # the tombstones of what was deleted went, too
         await check(served, alive)
 
 
@@ -125,6 +133,7 @@ async def test_a_paused_compaction_takes_no_step_and_goes_on_later(tmp_path: Pat
     reads = Stepped()
     async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
         alive = await garbage(served)
+        await seal(served)
         await compact(served, "start")
         assert (await compact(served, "pause")).state == "paused"
         reads.run()()
@@ -198,6 +207,7 @@ async def test_a_failing_disk_ends_the_compaction_and_not_the_table(tmp_path: Pa
     medium = FaultyMedium(tmp_path)
     async with serving(medium, segment_bytes=2_000) as served:
         alive = await garbage(served)
+        await seal(served)
         medium.fail(errno.EIO, calls={call})
         await compact(served, "start")
         await served.idle()
@@ -304,6 +314,7 @@ async def test_requests_are_served_between_the_steps(tmp_path: Path) -> None:
     reads = Stepped()
     async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
         alive = await garbage(served)
+        await seal(served)
         await compact(served, "start")
         number = 0
         while reads.jobs:
@@ -316,3 +327,83 @@ async def test_requests_are_served_between_the_steps(tmp_path: Path) -> None:
             number += 1
         assert number > 10
         await check(served, alive)
+
+
+async def test_on_demand_the_segment_that_is_appended_to_is_compacted_too(tmp_path: Path) -> None:
+    async with serving(FaultyMedium(tmp_path)) as served:
+        for _ in range(50):
+            await served.ask(Set(b"k", bytes(1_000)))
+        assert len(segments(tmp_path / "t")) == 1
+        assert (await compact(served, "start")).state == "running"
+        await served.idle()
+        progress = await compact(served, "status")
+        assert (progress.state, progress.segments_done, progress.error) == ("idle", 1, "")
+        assert progress.reclaimed_bytes > 49_000
+        await check(served, {b"k": bytes(1_000)})
+        # Nothing is left to gain, so nothing is sealed either.
+        before = segments(tmp_path / "t")
+        assert (await compact(served, "start")).state == "idle"
+        await served.idle()
+        assert segments(tmp_path / "t") == before
+
+
+async def test_a_log_that_cannot_be_sealed_keeps_nobody_waiting_for_a_compaction(tmp_path: Path) -> None:
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium) as served:
+        await served.ask(Set(b"k", b"1"), Set(b"k", b"2"))
+        medium.fail(errno.EIO, calls={Call.SYNC})
+        await compact(served, "start")
+        await served.idle()
+        assert served.actor.state is State.READ_ONLY
+        assert (await compact(served, "status")).state == "idle"
+
+
+async def test_a_pause_holds_also_what_waits_for_the_log_to_be_sealed(tmp_path: Path) -> None:
+    async with serving(FaultyMedium(tmp_path)) as served:
+        await served.ask(Set(b"k", b"1"), Set(b"k", b"2"))
+        served.request(Compact("start"))
+        served.request(Compact("pause"))
+        await served.idle()
+        assert (await compact(served, "status")).state == "paused"
+        assert (await compact(served, "status")).segments_total == 0
+        await compact(served, "resume")
+        await served.idle()
+        assert (await compact(served, "status")).segments_done == 1
+
+
+async def test_tombstones_that_outnumber_the_keys_go_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a queue: nothing of what was deleted may stay in memory for good."""
+    monkeypatch.setattr("kvsd.table.compactor._FEW_TOMBSTONES", 20)
+    async with serving(FaultyMedium(tmp_path), segment_bytes=4_000, compaction=CompactionOptions()) as served:
+        for number in range(600):
+            await served.ask(Set(b"job%d" % number, b"v"))
+            if number >= 15:
+                await served.ask(Delete(b"job%d" % (number - 15)))
+        await served.idle()
+        assert len(served.store) == 15
+        assert len(served.store.index) < 150
+        assert ("warning", "compaction failed") not in served.reporter.events
+
+
+async def test_tombstones_that_cannot_go_are_not_rewritten_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvsd.table.compactor._FEW_TOMBSTONES", 10)
+    monkeypatch.setattr("kvsd.table.compaction.Compaction._nothing_older", lambda _: False)
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000) as served:
+        for number in range(40):
+            await served.ask(Set(b"k%d" % number, b"v"))
+        await seal(served)
+        for number in range(40):
+            await served.ask(Delete(b"k%d" % number))
+        compactor = CompactionOptions()
+    async with serving(served.medium, segment_bytes=2_000, compaction=compactor) as served:
+        await served.idle()
+        runs = served.reporter.events.count(("info", "compacted"))
+        for number in range(60):
+            await served.ask(Set(b"other%d" % number, b"v" * 100))
+        await served.idle()
+        assert len(served.store.index) == len(served.store) + 40
+        assert served.reporter.events.count(("info", "compacted")) <= runs + 2
