@@ -1,21 +1,24 @@
 """`kvsd compact`: have a table's log rewritten without what is no longer wanted, and see how far that is."""
 
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
-from kvsd.cli.failures import UsageError
+from kvsd.cli.failures import CommandFailed, UsageError
 from kvsd.cli.table import parted, show
 
 if TYPE_CHECKING:
-    from kvsd.client.administration import Action, Settings
+    from kvsd.client.administration import Action, CompactionProgress
 
 app = new_command()
 
-_POLL_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 0.2
 
 
 @app.command("compact")
@@ -49,15 +52,29 @@ def compact(
     namespace, table = (None, None) if name is None else parted(name)
     with options.connect() as client:
         progress = client.tables.compact(table, namespace=namespace, action=asked[0] if asked else "start")
-        while not asked and progress.get("state") == "running":
-            options.output.note(_line(progress))
-            time.sleep(_POLL_SECONDS)
-            progress = client.tables.compact(table, namespace=namespace, action="status")
+        if not asked:
+            with _shown() as show_progress:
+                while progress.state == "running":
+                    show_progress(progress)
+                    time.sleep(_POLL_SECONDS)
+                    progress = client.tables.compact(table, namespace=namespace, action="status")
     if options.json:
-        options.output.document(dict(progress))
+        options.output.document(dict(progress._asdict()))
     else:
-        show(options, progress)
+        show(options, {name: figure for name, figure in progress._asdict().items() if figure != ""})
+    if not asked and progress.error:
+        raise CommandFailed(f"the compaction ended early: {progress.error}")
 
 
-def _line(progress: "Settings") -> str:
-    return "  ".join(f"{name} {value}" for name, value in progress.items())
+@contextmanager
+def _shown() -> "Iterator[Callable[[CompactionProgress], None]]":
+    """What shows progress: a bar while somebody looks."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("compacting", total=None)
+        yield lambda progress: bar.update(task, completed=progress.bytes_done, total=progress.bytes_total or None)

@@ -23,7 +23,8 @@ _Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[SETTING=VALUE]...",
-        help="fsync, fsync_interval_ms, cache_bytes, segment_bytes; the value default goes back to the server's.",
+        help="fsync, fsync_interval_ms, cache_bytes, segment_bytes, compaction, compaction_bytes_per_second, "
+        "compaction_garbage_ratio; the value default goes back to the server's.",
     ),
 ]
 
@@ -133,7 +134,10 @@ def settings_(options: ClientOptions, name: TableName, settings: _Settings = Non
         return
     show(
         options,
-        {name: f"{value}{'' if name in found.own else '  (of the server)'}" for name, value in found.effective.items()},
+        {
+            name: f"{_text(value)}{'' if name in found.own else '  (of the server)'}"
+            for name, value in found.effective.items()
+        },
     )
 
 
@@ -185,7 +189,7 @@ def parted(name: str) -> tuple[str | None, str]:
 def show(options: ClientOptions, figures: "Settings") -> None:
     """A line for each."""
     for name, value in figures.items():
-        options.output.line(f"{name:18} {value}")
+        options.output.line(f"{name:27} {_text(value)}")
 
 
 def _changes(words: list[str] | None) -> dict[str, str]:
@@ -204,4 +208,9 @@ def _both(settings: "TableSettings") -> dict[str, Json]:
 
 
 def _shown(value: Json) -> str:
-    return " ".join(f"{name}={part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
+    return " ".join(f"{name}={_text(part)}" for name, part in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _text(value: object) -> str:
+    """As it is written in a configuration."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -66,6 +66,22 @@ class TableInfo(NamedTuple):
     error: KvsdError | None
 
 
+class CompactionProgress(NamedTuple):
+    """How far the compactions of a table have come that are under way, or were the last."""
+
+    state: str
+    """idle, running, paused, or stopped: a failure left what is settled when the table is reopened."""
+    segments_done: int
+    segments_total: int
+    bytes_done: int
+    bytes_total: int
+    """Of the log's files that are rewritten."""
+    reclaimed_bytes: int
+    """By how much the log is smaller."""
+    error: str
+    """What has ended the last one early; empty where nothing has."""
+
+
 def create(namespace: str, table: str, settings: Settings) -> Call[None]:
     """Conflict where it exists."""
     return Call(administration.TableCreate(namespace, table, _pairs(settings)), read_nothing, engine=True, placed=False)
@@ -120,10 +136,10 @@ def drop_namespace(namespace: str) -> Call[None]:
     return Call(administration.NamespaceDrop(namespace), read_nothing, engine=True, placed=False)
 
 
-def compact(namespace: str, table: str, action: Action) -> Call[Settings]:
-    """Answered with how far it is, as figures."""
+def compact(namespace: str, table: str, action: Action) -> Call[CompactionProgress]:
+    """Answered with how far it is."""
     message = administration.Compact(namespace, table, action)
-    return Call(message, lambda reply, _: _figures(_document(reply)), engine=True, placed=False)
+    return Call(message, _read_progress, idempotent=True, engine=True, placed=False)
 
 
 def _pairs(settings: Settings) -> Pairs:
@@ -215,6 +231,22 @@ def _read_settings(reply: Message, _seconds: float) -> TableSettings:
     match _document(reply):
         case {"settings": dict(own), "effective": dict(effective)}:
             return TableSettings(_figures(own), _figures(effective))
+        case _:
+            raise _senseless()
+
+
+def _read_progress(reply: Message, _seconds: float) -> CompactionProgress:
+    match _document(reply):
+        case {
+            "state": str(state),
+            "segments_done": int(segments_done),
+            "segments_total": int(segments_total),
+            "bytes_done": int(bytes_done),
+            "bytes_total": int(bytes_total),
+            "reclaimed_bytes": int(reclaimed),
+            "error": str(error),
+        }:
+            return CompactionProgress(state, segments_done, segments_total, bytes_done, bytes_total, reclaimed, error)
         case _:
             raise _senseless()
 

@@ -8,15 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvsd.client import administration as calls
-from kvsd.client.administration import Action, DroppedTable, Setting, Settings, TableEntry, TableInfo, TableSettings
+from kvsd.client.administration import (
+    Action,
+    CompactionProgress,
+    DroppedTable,
+    Setting,
+    TableEntry,
+    TableInfo,
+    TableSettings,
+)
 from kvsd.client.sync_table import Table
 
 
 class Tables:
     """The tables of a server; a namespace or table that is not given is the client's.
 
-    Settings of a table are `fsync`, `fsync_interval_ms`, `cache_bytes` and `segment_bytes`, as in the server's
-    configuration; "default" takes one back. All calls raise TableNotFound where there is no such table or namespace.
+    Settings of a table are `fsync`, `fsync_interval_ms`, `cache_bytes`, `segment_bytes`, `compaction`,
+    `compaction_bytes_per_second` and `compaction_garbage_ratio`, as in the server's configuration; "default" takes one
+    back. All calls raise TableNotFound where there is no such table or namespace.
     """
 
     def __init__(self, client: Table, namespace: str, table: str) -> None:
@@ -55,8 +64,10 @@ class Tables:
         """
         self._client.run(calls.reopen(*self._name(table, namespace)))
 
-    def compact(self, table: str | None = None, *, namespace: str | None = None, action: Action = "start") -> Settings:
-        """Start a compaction of a table, pause it, resume it, or ask for its status; how far it is, in figures."""
+    def compact(
+        self, table: str | None = None, *, namespace: str | None = None, action: Action = "start"
+    ) -> CompactionProgress:
+        """Start a compaction of a table, pause it, resume it, or ask for its status: how far it is at this moment."""
         return self._client.run(calls.compact(*self._name(table, namespace), action))
 
     def _name(self, table: str | None, namespace: str | None) -> tuple[str, str]:

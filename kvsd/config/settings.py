@@ -196,7 +196,7 @@ class StorageSettings:
     dropped_keep_seconds: int = _setting(
         7 * DAY_SECONDS, values.whole(0, 100_000 * DAY_SECONDS), "Time that the files of a dropped table are kept."
     )
-    compaction: bool = _setting(False, values.switch, "Compact a table's log whenever a file of it is complete.")
+    compaction: bool = _setting(True, values.switch, "Compact a table's log whenever a file of it is complete.")
     compaction_bytes_per_second: int = _setting(
         0, values.size(0, 1_024 * GIB), "How fast a compaction reads a table's log; 0: as fast as it goes."
     )

@@ -39,6 +39,9 @@ class TableSettings:
     fsync_interval_ms: int | None = None
     cache_bytes: int | None = None
     segment_bytes: int | None = None
+    compaction: bool | None = None
+    compaction_bytes_per_second: int | None = None
+    compaction_garbage_ratio: float | None = None
 
 
 _SETTING_NAMES: Final = tuple(field.name for field in fields(TableSettings))

@@ -29,7 +29,6 @@ from kvsd.server.loading import Effective, Loader
 from kvsd.server.slot import Slot
 from kvsd.table.actor import Pools, TableActor
 from kvsd.table.budget import Budget
-from kvsd.table.compactor import CompactionOptions
 from kvsd.table.medium import Medium
 from kvsd.table.request import Compact, Describe, Operation, Origin, Progress, Request, Result, Status
 
@@ -243,7 +242,8 @@ class Tables:
 
     @_to_its_end
     async def change_settings(self, name: TableName, changes: Mapping[str, str]) -> tuple[TableSettings, Effective]:
-        """Takes effect by reopening the table, if it is open; the table's own settings then, and what they come to.
+        """Takes effect at once, by reopening the table where more than compaction changes; its own settings then, and
+        what they come to.
 
         `changes` is as `settings_from` takes it. Raises what that and Catalog.change_settings raise.
         """
@@ -253,10 +253,14 @@ class Tables:
             if settings != table.settings:
                 await self._change(partial(self._catalog.change_settings, name, settings))
                 async with self._holding(table):
+                    effective = self._effective(settings)
+                    reopens = effective.needs_reopening(self._effective(table.settings))
                     table.settings = settings
-                    if table.actor is not None or table.opening is not None:
+                    if table.opening is not None or (table.actor is not None and reopens):
                         await self._close(table)
                         await self._open(table)
+                    elif table.actor is not None:
+                        table.actor.set_compaction(effective.compaction_options)
             return table.settings, self._effective(table.settings)
 
     @_to_its_end
@@ -329,6 +333,11 @@ class Tables:
             fsync_interval_ms=either(settings.fsync_interval_ms, self._storage.fsync_interval_ms),
             cache_bytes=either(settings.cache_bytes, share),
             segment_bytes=either(settings.segment_bytes, self._storage.segment_bytes),
+            compaction=either(settings.compaction, self._storage.compaction),
+            compaction_bytes_per_second=either(
+                settings.compaction_bytes_per_second, self._storage.compaction_bytes_per_second
+            ),
+            compaction_garbage_ratio=either(settings.compaction_garbage_ratio, self._storage.compaction_garbage_ratio),
         )
 
     # Opening and closing
@@ -361,11 +370,7 @@ class Tables:
                 self._pools,
                 self._reporter,
                 fsync_interval_ms=effective.fsync_interval_ms,
-                compaction=CompactionOptions(
-                    self._storage.compaction,
-                    self._storage.compaction_bytes_per_second,
-                    self._storage.compaction_garbage_ratio,
-                ),
+                compaction=effective.compaction_options,
             )
         except (StorageError, TableUnavailable) as failure:
             error = failure

@@ -210,6 +210,10 @@ class TableActor:
                 assert_never(operation.action)
         return self._compactor.progress()
 
+    def set_compaction(self, options: CompactionOptions) -> None:
+        """From now on the log is compacted so."""
+        self._compactor.configure(options)
+
     @property
     def may_compact(self) -> bool:
         return self.state is not State.READ_ONLY and self.unavailable is None and self._store.log.is_settled
@@ -433,8 +437,10 @@ class TableActor:
             return
         self._store.committed(commit)
         self._write_hints()
-        if len(commit.append.runs) > 1 or self.state is State.FULL:
-            self._compactor.consider()  # on a full disk the deletes that it takes are to give room, too
+        if len(commit.append.runs) > 1:
+            self._compactor.sealed()
+        elif self.state is State.FULL:
+            self._compactor.consider()  # the deletes that it takes are to give room
         for request in self._waiting.pop(commit.group, ()):
             request.resolve()
         if self._blocked:
@@ -565,7 +571,7 @@ class TableActor:
             self._resumed = True
             self._answer_anew()
             self._start_commit()
-            self._compactor.consider()
+            self._compactor.sealed()
 
         def failed(error: OSError) -> None:
             self._committing = False

@@ -103,7 +103,7 @@ class Host(Protocol):
         that concerned this one, since the system tells it once."""
 
     def seal_log(self) -> bool:
-        """Have the segment sealed that is appended to, if it may hold garbage; then `consider` is called."""
+        """Have the segment sealed that is appended to; `sealed` is called then. False where it holds no garbage."""
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer: ...
     def time(self) -> float: ...
@@ -142,6 +142,8 @@ class Compactor:
         """An output has its name, and its inputs theirs: the next start takes the one. Until then, no other run."""
         self._everything_next = False
         """`start` was called, and its run has not begun."""
+        self._is_sealing = False
+        """It waits for the segment that is appended to."""
         self._is_everything = False
         """The plan that is carried out takes all segments, for the sake of tombstones."""
         self._tombstones_kept = 0
@@ -176,9 +178,23 @@ class Compactor:
             error=self._error,
         )
 
+    def configure(self, options: CompactionOptions) -> None:
+        """What is begun goes on at the new pace."""
+        self._options = options
+        self._due = 0.0
+        if self._steps is None:
+            self.consider()
+        else:
+            self._go_on()
+
+    def sealed(self) -> None:
+        """A segment has sealed: there may be enough garbage now."""
+        self._is_sealing = False
+        self.consider()
+
     def consider(self) -> None:
-        """A segment has sealed: begin, if there is enough garbage, or if `start` waits for it."""
-        if self._steps is not None or self._paused:
+        """Begin, if there is enough garbage, or `start` was called."""
+        if self._steps is not None or self._paused or self._is_sealing:
             return
         if self._everything_next:
             self._everything_next = False
@@ -191,9 +207,10 @@ class Compactor:
         self._error = ""
         self._everything_next = True
         self._paused = False
+        self._is_sealing = self._host.seal_log()
         if self._steps is not None:
             self._go_on()
-        elif not self._host.seal_log():
+        else:
             self.consider()
 
     def pause(self) -> None:

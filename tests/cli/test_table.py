@@ -6,9 +6,6 @@ import json
 
 import pytest
 
-from kvsd.cli import compact as compact_module
-from kvsd.cli.client import ClientOptions
-
 from .conftest import Cli, Running
 from .terminal import on_terminal
 
@@ -56,7 +53,7 @@ def test_info_is_shown_a_line_for_each_figure(cli: Cli) -> None:
     shown = cli("table", "info", "default").out.decode()
     assert "default/default" in shown
     assert "\nkeys " in shown
-    assert "\nfsync              always\n" in shown
+    assert "\nfsync                       always\n" in shown
 
 
 @pytest.mark.parametrize(
@@ -106,38 +103,55 @@ def test_a_terminal_gets_a_table_and_is_asked_before_a_drop(cli: Cli) -> None:
 def test_settings_tell_which_are_the_servers(cli: Cli) -> None:
     assert cli("table", "settings", "default", "fsync_interval_ms=7").status == 0
     shown = cli("table", "settings", "default").out.decode().splitlines()
-    assert "fsync_interval_ms  7" in shown
-    assert "fsync              always  (of the server)" in shown
+    assert "fsync_interval_ms           7" in shown
+    assert "fsync                       always  (of the server)" in shown
+    assert "compaction                  true  (of the server)" in shown
     assert cli("table", "settings", "default", "fsync_interval_ms=default", "--json").json["settings"] == {}
 
 
-class Compacting:
-    """A client whose table is compacted in three steps; it remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str | None, str | None, str]] = []
-        self.tables = self
-
-    def __enter__(self) -> Compacting:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def compact(self, table: str | None, *, namespace: str | None, action: str) -> dict[str, str | int]:
-        self.asked.append((namespace, table, action))
-        done = len(self.asked)
-        return {"state": "running" if done < 3 and action != "pause" else "idle", "segments_done": done}
+def make_garbage(cli: Cli) -> None:
+    for number in range(8):
+        assert cli("set", "k", str(number) * 100_000).status == 0
 
 
-def test_a_compaction_is_waited_for_and_its_progress_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Compacting()
-    monkeypatch.setattr(ClientOptions, "connect", lambda _: client)
-    monkeypatch.setattr(compact_module.time, "sleep", lambda _: None)
-    result = cli("compact", "shop/stock")
-    assert client.asked == [("shop", "stock", action) for action in ("start", "status", "status")]
-    assert result.out == b"state              idle\nsegments_done      3\n"
-    assert result.err.splitlines() == ["state running  segments_done 1", "state running  segments_done 2"]
-    client.asked.clear()
-    assert cli("compact", "--pause", "--json").json == {"state": "idle", "segments_done": 1}
-    assert client.asked == [(None, None, "pause")]
+def test_a_compaction_gives_room_back_and_tells_how_far_it_is(cli: Cli) -> None:
+    make_garbage(cli)
+    done = cli("compact", "--json").json
+    assert (done["state"], done["error"]) == ("idle", "")
+    assert done["segments_done"] == done["segments_total"] == 1
+    assert done["bytes_done"] == done["bytes_total"]
+    assert isinstance(done["reclaimed_bytes"], int)
+    assert done["reclaimed_bytes"] >= 700_000
+    assert cli("get", "k").out == b"7" * 100_000
+    assert cli("compact", "--status", "--json").json == done
+    lines = cli("compact", "default/default").out.decode().splitlines()
+    assert [line.split()[0] for line in lines] == [name for name in done if name != "error"]
+
+
+def test_a_compaction_is_held_slowed_and_let_go_on(cli: Cli) -> None:
+    make_garbage(cli)
+    assert cli("table", "settings", "default", "compaction_bytes_per_second=1MiB").status == 0
+    try:
+        assert cli("compact", "--pause", "--json").json["state"] == "paused"
+        status, screen = on_terminal("compact", NO_COLOR="1")
+        assert status == 0
+        assert "compacting" in screen
+        assert "\nreclaimed_bytes             7" in screen
+        assert cli("compact", "--resume", "--json").json["state"] == "idle"
+    finally:
+        assert cli("table", "settings", "default", "compaction_bytes_per_second=default").status == 0
+
+
+def test_a_compaction_that_fails_is_an_error(cli: Cli, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("table", "create", "broken").status == 0
+    monkeypatch.setenv("KVSD_TABLE", "broken")
+    make_garbage(cli)
+    [log] = server.folder.glob("*/namespaces/default/broken/*.log")
+    with log.open("r+b") as file:
+        file.seek(300_000)
+        file.write(b"damage")
+    failed = cli("compact", "--json")
+    assert failed.status == 1
+    assert log.name in str(failed.error["message"])
+    assert cli("get", "k").out == b"7" * 100_000
+    assert cli("table", "drop", "broken", "--yes").status == 0

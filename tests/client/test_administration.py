@@ -107,6 +107,21 @@ async def test_a_client_makes_the_table_that_it_is_set_to_use(running: Server) -
         await asyncio.to_thread(use)
 
 
+async def test_a_table_is_compacted(db: Any) -> None:
+    for number in range(20):
+        await db.set("k", bytes([number]) * 10_000)
+    assert (await db.tables.compact(action="pause")).state == "paused"
+    progress = await db.tables.compact()
+    while progress.state == "running":
+        progress = await db.tables.compact(action="status")
+    assert (progress.state, progress.error, progress.segments_done) == ("idle", "", 1)
+    assert progress.reclaimed_bytes > 180_000
+    assert await db.get("k") == bytes([19]) * 10_000
+    assert (await db.tables.info()).status["dead_bytes"] == 0
+    settings = await db.tables.settings(compaction=False, compaction_garbage_ratio=0.25)
+    assert settings.own == {"compaction": False, "compaction_garbage_ratio": 0.25}
+
+
 CALLS: list[Call[Any]] = [
     administration.list_tables(None),
     administration.list_dropped(None),

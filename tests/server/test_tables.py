@@ -26,8 +26,9 @@ from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
 from kvsd.server.tables import Tables
 from kvsd.table.actor import Pools
 from kvsd.table.budget import Budget
+from kvsd.table.compactor import CompactionOptions
 from kvsd.table.medium import Medium
-from kvsd.table.request import Get, Mailbox, Operation, Origin, Request, Result, Set
+from kvsd.table.request import Compact, Get, Mailbox, Operation, Origin, Request, Result, Set
 from kvsd.table.store import Store
 from kvsd.types import Fsync
 from tests.conftest import Connect, Start
@@ -398,6 +399,25 @@ async def test_settings_that_stay_as_they_are_do_not_close_the_table(tmp_path: P
         before = one.tables.actors
         own, effective = await one.tables.change_settings(DEFAULT_TABLE, {"fsync": "default"})
         assert (own, effective.fsync) == (TableSettings(), Fsync.ALWAYS)
+        assert one.tables.actors == before
+
+
+async def test_settings_of_the_compaction_change_without_closing_the_table(tmp_path: Path) -> None:
+    async with served(tmp_path) as one:
+        await one.ask(DEFAULT_TABLE, Set(b"k", b"v"))
+        before = one.tables.actors
+        changes = {"compaction_bytes_per_second": "1", "compaction": "off"}
+        own, effective = await one.tables.change_settings(DEFAULT_TABLE, changes)
+        assert (own.compaction, own.compaction_bytes_per_second) == (False, 1)
+        assert effective.compaction_options == CompactionOptions(False, 1, 0.5)
+        await one.ask(DEFAULT_TABLE, *(Set(b"k", bytes(50_000)) for _ in range(4)))
+        # What is under way at the old pace, which would take hours, goes on at the new one.
+        assert (await one.tables.compact(DEFAULT_TABLE, Compact("start"))).state == "running"
+        await one.tables.change_settings(DEFAULT_TABLE, {"compaction_bytes_per_second": "0"})
+        async with asyncio.timeout(10):
+            while (progress := await one.tables.compact(DEFAULT_TABLE, Compact("status"))).state == "running":
+                await asyncio.sleep(0)
+        assert progress.segments_done > 1
         assert one.tables.actors == before
 
 

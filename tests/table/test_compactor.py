@@ -347,6 +347,24 @@ async def test_on_demand_the_segment_that_is_appended_to_is_compacted_too(tmp_pa
         assert segments(tmp_path / "t") == before
 
 
+async def test_what_is_asked_for_during_another_compaction_has_the_log_sealed_too(tmp_path: Path) -> None:
+    reads = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
+        alive = await garbage(served)
+        await seal(served)
+        await compact(served, "start")
+        assert reads.jobs
+        await served.ask(Set(b"k", b"1"), Set(b"k", b"2"))
+        sealed = len(segments(tmp_path / "t"))
+        assert (await compact(served, "start")).state == "running"
+        while reads.jobs:
+            reads.run()()
+            await served.settle()
+        assert len(segments(tmp_path / "t")) < sealed
+        assert sum(served.store.index.dead_bytes.values()) == 0
+        await check(served, {**alive, b"k": b"2"})
+
+
 async def test_a_log_that_cannot_be_sealed_keeps_nobody_waiting_for_a_compaction(tmp_path: Path) -> None:
     medium = FaultyMedium(tmp_path)
     async with serving(medium) as served:
