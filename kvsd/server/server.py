@@ -36,9 +36,9 @@ from kvsd.server.reporting import make_reporter
 from kvsd.server.session import Services, Session
 from kvsd.server.tables import Tables
 from kvsd.server.tls import ensure_certificates, server_context
-from kvsd.table.actor import Pools
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
+from kvsd.table.workers import Pools
 from kvsd.types import Address, Fsync
 
 _COMMIT_THREADS: Final = 32

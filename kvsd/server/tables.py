@@ -27,10 +27,11 @@ from kvsd.server.catalog import Catalog, Dropped, TableSettings, settings_from
 from kvsd.server.dispatcher import Dispatcher, TableName
 from kvsd.server.loading import Effective, Loader
 from kvsd.server.slot import Slot
-from kvsd.table.actor import Pools, TableActor
+from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
 from kvsd.table.request import Compact, Describe, Operation, Origin, Progress, Request, Result, Status
+from kvsd.table.workers import Pools
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -1,7 +1,7 @@
 """The task that alone touches a table's Store: it takes Requests from the mailbox and answers their Futures.
 
-Owns: the order of a table's operations, group commit, and what a failed disk means for the table. Must not know the
-wire, users, or other tables.
+Owns: the order of a table's operations, who waits for what, and the sweep of what has expired. Must not know the wire,
+users, or other tables.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar, assert_never
+from typing import Final, TypeVar, assert_never
 
 from kvsd.errors import CorruptLog, ReadOnly, TableUnavailable
+from kvsd.table.committer import Committer, Reporter, State
 from kvsd.table.compaction import Job
 from kvsd.table.compactor import CompactionOptions, Compactor
 from kvsd.table.hint_writer import HintWriter
@@ -24,8 +23,7 @@ from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operation
 from kvsd.table.request import Compact, Delete, Mailbox, Origin, Progress, Request, Status
 from kvsd.table.segment import Stored
 from kvsd.table.store import Commit, Store
-from kvsd.table.work import Fill, is_disk_full
-from kvsd.types import Fsync
+from kvsd.table.workers import Pools, Workers
 
 T = TypeVar("T")
 
@@ -35,41 +33,9 @@ MAILBOX_REQUESTS: Final = 1_024
 _OPERATIONS_A_PASS: Final = 2_000
 """After so many the actor lets the event loop run: a few milliseconds."""
 
-_ROOM_CHECK_SECONDS: Final = 1.0
-
 _SWEEP_SECONDS: Final = 1.0
 _SWEEP_KEYS: Final = 500
 """Logged at once, in a few milliseconds, when they have expired."""
-
-
-class Reporter(Protocol):
-    """The part of a structured logger that the actor uses; values and keys are never reported."""
-
-    def info(self, event: str, **fields: object) -> object: ...
-    def warning(self, event: str, **fields: object) -> object: ...
-    def critical(self, event: str, **fields: object) -> object: ...
-
-
-class State(Enum):
-    """What writes a table takes."""
-
-    WRITABLE = "writable"
-    FULL = "full"
-    """The disk is full: deletes only, if those."""
-    READ_ONLY = "read-only"
-    """An append or a sync has failed; nobody knows what the medium holds. Until the table is reopened."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """Worker threads. Apart, so that a slow cold read never delays a commit."""
-
-    commits: Executor
-    reads: Executor
-    background: Executor | None = None
-    """Of one thread, for hints; without it none are written."""
-    compactions: Executor | None = None
-    """Of one thread: one table after the other takes a step. Without it, they go to `reads`."""
 
 
 class TableActor:
@@ -88,12 +54,11 @@ class TableActor:
         self.name = name
         self.mailbox: Mailbox = asyncio.Queue(MAILBOX_REQUESTS)
         """None ends the task, once all before it is answered."""
-        self.state = State.WRITABLE
         self.unavailable: TableUnavailable | None = None
         self._store = store
-        self._pools = pools
         self._reporter = reporter
-        self._interval_seconds = fsync_interval_ms / 1000
+        self._workers = workers = Workers(pools, self._crash)
+        self._committer = Committer(name, store, workers, reporter, self, interval_ms=fsync_interval_ms)
         self._loop = asyncio.get_running_loop()
         self._current: Request | None = None
         self._operations = Operations(store, self)
@@ -109,15 +74,10 @@ class TableActor:
         self._reading: set[Request] = set()
         """Those that wait for cold reads, or to be executed anew."""
         self._stopping = False
-        self._jobs: set[asyncio.Future[Any]] = set()
-        self._committing = False
-        self._sync_timer: asyncio.TimerHandle | None = None
-        self._resumed = True
-        self._refusal = ""
-        self._next_room_check = 0.0
-        self._checking_room = False
-        if not store.log.is_settled:
-            self._turn_full("no room to begin a new segment")
+
+    @property
+    def state(self) -> State:
+        return self._committer.state
 
     def __len__(self) -> int:
         """Keys that have a committed value."""
@@ -131,26 +91,25 @@ class TableActor:
             request = await self.mailbox.get()
             try:
                 self._serve(request)
-                if self._store.pending and not self._committing and not self._stopping:
+                if self._store.pending and not self._committer.is_committing and not self._stopping:
                     # What the ready sockets bring joins the group: sets of 50 connections cost 15 % less CPU.
                     await asyncio.sleep(0)
                     if not self.mailbox.empty():
                         self._serve(self.mailbox.get_nowait())
-                self._start_commit()
+                self._committer.start()
             except Exception as error:
                 self._crash(error)
             if not self.mailbox.empty():
                 await asyncio.sleep(0)  # sockets and replies have their turn, even if the mailbox never empties
         self._compactor.stop()
-        while self._jobs:
-            await asyncio.wait(self._jobs)
-        for timer in (self._sync_timer, self._sweep_timer):
-            if timer is not None:
-                timer.cancel()
-        if self.state is not State.READ_ONLY and self._resumed and self.unavailable is None:
-            await self._finish()
+        await self._workers.idle()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+        last = await self._committer.finish()
         if self._hints is not None:
-            await self._loop.run_in_executor(self._pools.commits, self._hints.stop)
+            if last is not None:
+                await self._workers.call(partial(self._hints.add_last, *last))
+            await self._workers.call(self._hints.stop)
         self._store.log.close()
 
     def _serve(self, request: Request | None) -> None:
@@ -165,18 +124,6 @@ class TableActor:
                 break
             request = self.mailbox.get_nowait()
         self._stopping = request is None
-
-    async def _finish(self) -> None:
-        append = self._store.log.finish()
-        try:
-            await self._loop.run_in_executor(self._pools.commits, append.run)
-        except OSError as error:
-            # Nothing is lost: recovery does at the next start what failed here.
-            self._reporter.warning("the log could not be sealed", table=self.name, error=str(error))
-            return
-        if self._hints is not None:
-            last = self._store.log.directory / append.runs[-1].header.name
-            await self._loop.run_in_executor(self._pools.commits, self._hints.add_last, last, append.runs[-1].end)
 
     # Hints
 
@@ -198,7 +145,7 @@ class TableActor:
         match operation.action:
             case "start":
                 if not self.may_compact:
-                    return self._refuse_write()
+                    return self._committer.refuse()
                 self._compactor.start()
             case "pause":
                 self._compactor.pause()
@@ -216,7 +163,7 @@ class TableActor:
 
     @property
     def may_compact(self) -> bool:
-        return self.state is not State.READ_ONLY and self.unavailable is None and self._store.log.is_settled
+        return self._committer.may_compact
 
     def run_step(self, job: Job, done: Callable[[Exception | None], None]) -> None:
         def attempt() -> Exception | None:
@@ -226,22 +173,15 @@ class TableActor:
                 return error
             return None
 
-        self._run(self._pools.compactions or self._pools.reads, attempt, done)
+        pools = self._workers.pools
+        self._workers.run(pools.compactions or pools.reads, attempt, done)
 
     def run_log_sync(self, job: Job, done: Callable[[Exception | None], None]) -> None:
         def synced(error: Exception | None) -> None:
-            beside = set(self._jobs)
-            if error is not None or not beside:
+            if error is None:
+                self._workers.after_others(lambda: self.run_step(lambda: None, done))
+            else:
                 done(error)
-                return
-
-            def told(other: asyncio.Future[Any]) -> None:
-                beside.discard(other)
-                if not beside:
-                    self.run_step(lambda: None, done)
-
-            for other in list(beside):
-                other.add_done_callback(told)
 
         self.run_step(job, synced)
 
@@ -255,7 +195,7 @@ class TableActor:
         return self._loop.time()
 
     def log_failed(self, error: OSError) -> None:
-        self._turn_read_only(error)
+        self._committer.turn_read_only(error)
 
     def compacted(self, progress: Progress) -> None:
         self._reporter.info("compacted", table=self.name, reclaimed_bytes=progress.reclaimed_bytes)
@@ -329,7 +269,7 @@ class TableActor:
         for request in list(self._blocked):
             if request in self._blocked and request.warming is None:
                 self._go_on(request)
-        self._start_commit()
+        self._committer.start()
 
     def _warm(self, request: Request, read: Read) -> None:
         """Fetch the value that an Update starts from."""
@@ -343,9 +283,9 @@ class TableActor:
             found = values[0]
             request.warm = read.seq, self.damaged(found) if isinstance(found, CorruptLog) else found.value
             self._go_on(request)
-            self._start_commit()
+            self._committer.start()
 
-        self._run(self._pools.reads, lambda: _read_all([read]), done)
+        self._workers.run(self._workers.pools.reads, lambda: _read_all([read]), done)
 
     def _sort_keys(self) -> None:
         """Before the first scan: in slices, between which everything else goes on."""
@@ -356,17 +296,13 @@ class TableActor:
             for _ in self._store.build_order():
                 await asyncio.sleep(0)
 
-        def finished(task: asyncio.Task[None]) -> None:
-            self._jobs.discard(task)
+        def sorted_all(task: asyncio.Future[None]) -> None:
             self._sorting = None
-            error = task.exception()
-            if isinstance(error, Exception):
-                self._crash(error)
+            task.result()
             self._go_on_all()
 
         self._sorting = self._loop.create_task(sort())
-        self._jobs.add(self._sorting)
-        self._sorting.add_done_callback(finished)
+        self._workers.watch(self._sorting, sorted_all)
 
     def damaged(self, error: CorruptLog) -> CorruptLog:
         self._reporter.critical("damaged entry", table=self.name, path=error.path, offset=error.offset)
@@ -397,7 +333,7 @@ class TableActor:
                 request.resolve()
 
         self._reading.add(request)
-        self._run(self._pools.reads, lambda: _read_all(jobs), done)
+        self._workers.run(self._workers.pools.reads, lambda: _read_all(jobs), done)
 
     # Expiry
 
@@ -405,101 +341,29 @@ class TableActor:
         """Log what has expired, a bounded number at a time."""
         self._sweep_timer = None
         swept = 0
-        if self.refusal(is_deletion=True) is None and self.unavailable is None:
+        if self.unavailable is None and self.refusal(is_deletion=True) is None:
             swept = self._store.sweep(_SWEEP_KEYS)
-            self._start_commit()
+            self._committer.start()
         if self._store.has_expiries and not self._stopping:
             self._sweep_timer = self._loop.call_later(0 if swept == _SWEEP_KEYS else _SWEEP_SECONDS, self._sweep)
 
     # Commits
 
-    def _start_commit(self) -> None:
-        """Bring the staged group to the medium, unless one is under way: then its end starts the next."""
-        if self._committing or self.state is State.READ_ONLY or not self._resumed or self.unavailable is not None:
-            return
-        commit = self._store.take()
-        if commit is not None:
-            self._committing = True
-            self._run(
-                self._pools.commits,
-                commit.append.run,
-                lambda _: self._committed(commit),
-                lambda error: self._commit_failed(commit, error),
-            )
-        fill = self._store.log.fill()
-        if fill is not None:
-            self._run(self._pools.commits, fill.run, lambda _: self._filled(fill), self._turn_read_only)
-
-    def _committed(self, commit: Commit) -> None:
-        self._committing = False
-        if self.state is State.READ_ONLY:
-            self._store.failed(commit)  # the failed sync of a Fill may have been the one that concerned this append
-            return
-        self._store.committed(commit)
-        self._write_hints()
-        if len(commit.append.runs) > 1:
-            self._compactor.sealed()
-        elif self.state is State.FULL:
-            self._compactor.consider()  # the deletes that it takes are to give room
+    def committed(self, commit: Commit) -> None:
         for request in self._waiting.pop(commit.group, ()):
             request.resolve()
         if self._blocked:
             self._go_on_all()
         if self._sweep_timer is None and self._store.has_expiries:
             self._sweep_timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
-        if self._store.log.options.fsync is Fsync.INTERVAL and self._sync_timer is None:
-            self._sync_timer = self._loop.call_later(self._interval_seconds, self._sync)
-        self._start_commit()
+        if self.state is State.FULL:
+            self._compactor.consider()  # the deletes that it takes are to give room
 
-    def _filled(self, fill: Fill) -> None:
-        self._store.log.filled(fill)
-        if self._resumed:
-            self._start_commit()
-        elif self.state is State.FULL and not self._committing:
-            self._start_resume()
+    def log_sealed(self) -> None:
+        self._write_hints()
+        self._compactor.sealed()
 
-    def _sync(self) -> None:
-        self._sync_timer = None
-        if self.state is State.READ_ONLY or self.unavailable is not None:
-            return
-        sync = self._store.log.sync()
-        if sync is not None:
-            self._run(self._pools.commits, sync.run, lambda _: self._store.log.synced(sync), self._turn_read_only)
-
-    # Failures of the disk
-
-    def _commit_failed(self, commit: Commit, error: OSError) -> None:
-        self._committing = False
-        self._store.failed(commit)
-        may_resume = is_disk_full(error) and not commit.append.may_have_lost_committed
-        if may_resume and self.state is not State.READ_ONLY:
-            self._turn_full(str(error.strerror))
-            self._start_resume()
-        else:
-            self._turn_read_only(error)
-
-    def _turn_full(self, why: str) -> None:
-        """Nothing is appended before a resume has succeeded; deletes only, until there is room for values."""
-        self.state = State.FULL
-        self._resumed = False
-        self._refusal = (
-            f"table {self.name} takes no values while the disk is full ({why}). "
-            "Delete keys or make room: writes resume by themselves"
-        )
-        self._reporter.critical("disk full", table=self.name, error=why)
-
-    def _turn_read_only(self, error: OSError) -> None:
-        """What the medium holds is unknown: nothing more is appended until recovery has looked."""
-        self.state = State.READ_ONLY
-        self._store.abandon()
-        self._refusal = (
-            f"table {self.name} is read-only since its log failed: {error}. A write that was under way was not "
-            f"acknowledged and may or may not be found later. Check the disk, then `kvsd table reopen {self.name}`"
-        )
-        self._reporter.critical("the log failed; the table is read-only", table=self.name, error=str(error))
-        self._answer_anew()
-
-    def _answer_anew(self) -> None:
+    def writes_failed(self) -> None:
         """Requests that waited for a commit that will not come are executed as if they had come just now."""
         requests = [request for group in sorted(self._waiting) for request in self._waiting[group]]
         blocked, parked = self._unblock()
@@ -528,89 +392,9 @@ class TableActor:
         return blocked, parked
 
     def refusal(self, *, is_deletion: bool) -> ReadOnly | None:
-        """Why nothing can be written now, or only deletions; None where all can."""
-        if self.state is State.WRITABLE or (is_deletion and self.state is State.FULL and self._resumed):
-            return None
-        return self._refuse_write()
+        return self._committer.refusal(is_deletion=is_deletion)
 
-    def _refuse_write(self) -> ReadOnly:
-        if self.state is State.FULL and not self._checking_room and self._loop.time() >= self._next_room_check:
-            self._next_room_check = self._loop.time() + _ROOM_CHECK_SECONDS
-            if self._resumed:
-                self._check_room()
-            elif not self._committing:
-                self._start_resume()
-        return ReadOnly(self._refusal)
-
-    def _check_room(self) -> None:
-        """Room for a reserve is room for values."""
-
-        def found(_: None) -> None:
-            self._checking_room = False
-            if self.state is State.FULL and self._resumed:  # the disk may have been full again meanwhile
-                self.state = State.WRITABLE
-                self._reporter.info("the disk has room again; writes resume", table=self.name)
-
-        def not_found(_: OSError) -> None:
-            self._checking_room = False
-
-        self._checking_room = True
-        self._run(self._pools.commits, self._store.log.reserve().run, found, not_found)
-
-    def _start_resume(self) -> None:
-        """Those who waited for the failed commit are answered at the end: until then the log may hold a part of what
-        they are refused, and a crash would bring it to light."""
-        resume = self._store.log.resume()
-        if resume is None:
-            return  # the end of the Fill comes back here
-
-        def resumed(_: None) -> None:
-            self._committing = False
-            self._store.log.resumed(resume)
-            self._write_hints()
-            self._resumed = True
-            self._answer_anew()
-            self._start_commit()
-            self._compactor.sealed()
-
-        def failed(error: OSError) -> None:
-            self._committing = False
-            if not is_disk_full(error) or resume.may_have_lost_committed:
-                self._turn_read_only(error)
-            else:
-                self._answer_anew()
-
-        self._committing = True
-        self._run(self._pools.commits, resume.run, resumed, failed)
-
-    # Workers
-
-    def _run(
-        self,
-        pool: Executor,
-        job: Callable[[], T],
-        done: Callable[[T], None],
-        failed: Callable[[OSError], None] | None = None,
-    ) -> None:
-        """Run `job` on a worker, shielded from everybody's cancellation; `done` or `failed` follows on the loop."""
-
-        def finished(future: asyncio.Future[T]) -> None:
-            self._jobs.discard(future)
-            try:
-                try:
-                    result = future.result()
-                except OSError as error:
-                    if failed is None:
-                        raise
-                    failed(error)
-                else:
-                    done(result)
-            except Exception as error:
-                self._crash(error)
-
-        future = self._loop.run_in_executor(pool, job)
-        self._jobs.add(future)
-        future.add_done_callback(finished)
+    # Faults
 
     def _crash(self, error: Exception) -> None:
         """A fault of ours: fail loudly, once, and keep answering; the other tables go on."""
@@ -618,8 +402,9 @@ class TableActor:
             self._reporter.critical("the table's actor crashed", table=self.name, exc_info=error)
             self.unavailable = TableUnavailable(
                 f"table {self.name} is unavailable after an internal fault, which the server's log shows; "
-                "restart the server to bring it back"
+                f"bring it back with `kvsd table reopen {self.name}`"
             )
+        self._committer.halt()
         unanswered = {request for group in self._waiting.values() for request in group} | self._reading
         unanswered.update(*self._unblock())
         if self._current is not None:

@@ -21,13 +21,14 @@ from typing import Final
 
 from kvsd.errors import ReadOnly, TableUnavailable
 from kvsd.table import index
-from kvsd.table.actor import Pools, TableActor
+from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.request import Delete, Operation, Origin, Request, Result, Set
 from kvsd.table.segment import TEMPORARY
 from kvsd.table.store import Store
+from kvsd.table.workers import Pools
 from kvsd.types import Fsync
 from tests.table.driver import Table, ticking
 from tests.table.medium import Call, FaultyMedium, PowerCut

@@ -98,7 +98,7 @@ async def fill_up_and_cut_everywhere(folder: Path, pool: ThreadPoolExecutor, *, 
 @pytest.fixture
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The actor looks for room whenever a write is refused."""
-    monkeypatch.setattr("kvsd.table.actor._ROOM_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("kvsd.table.committer._ROOM_CHECK_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("miniature", "impatience")

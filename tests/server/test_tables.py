@@ -24,12 +24,12 @@ from kvsd.server.catalog import Catalog, TableSettings
 from kvsd.server.directory import folder_of
 from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
 from kvsd.server.tables import Tables
-from kvsd.table.actor import Pools
 from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.medium import Medium
 from kvsd.table.request import Compact, Get, Mailbox, Operation, Origin, Request, Result, Set
 from kvsd.table.store import Store
+from kvsd.table.workers import Pools
 from kvsd.types import Fsync
 from tests.conftest import Connect, Start
 from tests.table.medium import Call, FaultyMedium

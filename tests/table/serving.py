@@ -8,12 +8,13 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-from kvsd.table.actor import Pools, TableActor
+from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.request import Operation, Origin, Request, Result
 from kvsd.table.store import Store
+from kvsd.table.workers import Pools
 from tests.table.driver import ticking
 from tests.table.medium import FaultyMedium, Gate
 
@@ -129,8 +130,8 @@ class Serving:
     async def idle(self) -> None:
         """Wait until no worker has anything to do."""
         await self.settle()
-        while self.actor._jobs:
-            await asyncio.wait(self.actor._jobs)
+        while self.actor._workers._jobs:
+            await asyncio.wait(self.actor._workers._jobs)
             await self.settle()
 
     async def reached(self, gate: Gate) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
 from kvsd.table import actor as actor_module
-from kvsd.table.actor import State
+from kvsd.table.committer import State
 from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Set
 from kvsd.types import Fsync
 from tests.table.history import recovered
@@ -549,7 +549,7 @@ async def test_a_failed_interval_sync_turns_the_table_read_only(medium: FaultyMe
         assert isinstance((await table.ask(Set(b"k", b"w")))[0], ReadOnly)
         await table.idle()  # a Fill on a descriptor of its own may fail behind the sync
         syncs = len(medium.operations)
-        table.actor._sync()
+        table.actor._committer.sync()
         await table.settle()
         assert len(medium.operations) == syncs, "never tried again on the same descriptor"
 
@@ -559,7 +559,7 @@ async def test_a_table_that_never_syncs_answers_at_once(medium: FaultyMedium) ->
         syncs = medium.counts[Call.SYNC]
         await table.ask(*[Set(b"%d" % number, b"v") for number in range(10)])
         assert medium.counts[Call.SYNC] == syncs
-        assert table.actor._sync_timer is None
+        assert table.actor._committer._sync_timer is None
     assert len(recovered(medium)) == 10
 
 

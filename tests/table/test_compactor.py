@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from kvsd.errors import ReadOnly
-from kvsd.table.actor import State
+from kvsd.table.committer import State
 from kvsd.table.compaction import OVERHEAD_BYTES
 from kvsd.table.compactor import Candidate, CompactionOptions, plan
 from kvsd.table.request import Compact, Delete, Get, Progress, Set
@@ -272,7 +272,7 @@ async def test_a_sync_whose_failure_another_job_was_told_of_does_not_count(tmp_p
         await served.settle()
         commits.run(commits.names.index("Append"))()
         await request.future
-        served.actor._sync()
+        served.actor._committer.sync()
         await served.settle()
         medium.fail(errno.EIO, calls={Call.SYNC})
         tell = commits.run(commits.names.index("Sync"))

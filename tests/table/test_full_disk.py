@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kvsd.errors import KvsdError, ReadOnly
-from kvsd.table import actor as actor_module
-from kvsd.table.actor import State
+from kvsd.table import committer as committer_module
+from kvsd.table.committer import State
 from kvsd.table.request import Delete, Get, Operation, Result, Set
 from kvsd.table.work import RESERVE_BYTES, RESERVE_NAME, ROOM_BYTES
 from kvsd.types import Fsync
@@ -30,7 +30,7 @@ def medium(tmp_path: Path) -> FaultyMedium:
 
 @pytest.fixture(autouse=True)
 def _look_for_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actor_module, "_ROOM_CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(committer_module, "_ROOM_CHECK_SECONDS", 0.0)
 
 
 async def write_until_it_resumes(table: Serving) -> None:
@@ -52,7 +52,7 @@ async def test_a_full_disk_takes_no_values_still_deletes_and_resumes_when_there_
         assert "disk is full" in str(refused)
         assert ("critical", "disk full") in table.reporter.events
         await table.idle()
-        assert table.actor._resumed
+        assert table.actor._committer._resumed
         assert table.actor.state is State.FULL
         assert not (medium.root / "t" / RESERVE_NAME).exists()
         assert await table.ask(Get(b"a"), Delete(b"a"), Get(b"a"), Get(b"c")) == [b"1", b"1", None, None]
@@ -113,7 +113,7 @@ async def test_a_resume_waits_for_the_fill_whose_zeros_could_overwrite_its_seal(
         assert commits.names == ["Resume"]
         commits.run()()
         await table.settle()
-        assert table.actor._resumed
+        assert table.actor._committer._resumed
         assert isinstance((await second.future)[0], ReadOnly)
         deleted = table.request(Delete(b"k"))
         await table.settle()
@@ -255,7 +255,7 @@ async def test_a_full_reserve_leaves_the_table_full(medium: FaultyMedium) -> Non
         medium.room_bytes = 10
         await table.ask(Set(b"k", bytes(200_000)))
         await table.idle()
-        assert table.actor._resumed
+        assert table.actor._committer._resumed
         medium.room_bytes = ROOM_BYTES - 1
         for _ in range(10):
             assert isinstance((await table.ask(Set(b"k", b"w")))[0], ReadOnly)

@@ -1,0 +1,246 @@
+"""The commit path: what brings the writes of a Store to the medium, in groups, and what a failed disk means for them.
+
+Owns: one commit at a time, the syncs and zeros beside it, and the state of the table that its log leads to. Must not
+know Requests, nor what was written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from pathlib import Path
+from typing import Final, Protocol
+
+from kvsd.errors import ReadOnly
+from kvsd.table.store import Commit, Store
+from kvsd.table.work import Fill, is_disk_full
+from kvsd.table.workers import Workers
+from kvsd.types import Fsync
+
+_ROOM_CHECK_SECONDS: Final = 1.0
+
+
+class Reporter(Protocol):
+    """The part of a structured logger that a table uses; values and keys are never reported."""
+
+    def info(self, event: str, **fields: object) -> object: ...
+    def warning(self, event: str, **fields: object) -> object: ...
+    def critical(self, event: str, **fields: object) -> object: ...
+
+
+class State(Enum):
+    """What writes a table takes."""
+
+    WRITABLE = "writable"
+    FULL = "full"
+    """The disk is full: deletes only, if those."""
+    READ_ONLY = "read-only"
+    """An append or a sync has failed; nobody knows what the medium holds. Until the table is reopened."""
+
+
+class Listener(Protocol):
+    """Who waits for commits: the table's actor."""
+
+    def committed(self, commit: Commit) -> None: ...
+    def log_sealed(self) -> None:
+        """A segment is complete."""
+
+    def writes_failed(self) -> None:
+        """What was written and not committed has not happened; nothing of it is in the log any more, or ever read."""
+
+
+class Committer:
+    """Of one Store. A failed sync is never tried again; a full disk is, once there is room."""
+
+    def __init__(
+        self, name: str, store: Store, workers: Workers, reporter: Reporter, listener: Listener, *, interval_ms: int
+    ) -> None:
+        self.state = State.WRITABLE
+        self.is_committing = False
+        """A commit is under way, or a resume in its place."""
+        self._name = name
+        self._store = store
+        self._workers = workers
+        self._reporter = reporter
+        self._listener = listener
+        self._interval_seconds = interval_ms / 1000
+        self._loop = asyncio.get_running_loop()
+        self._sync_timer: asyncio.TimerHandle | None = None
+        self._halted = False
+        self._resumed = True
+        self._refusal = ""
+        self._next_room_check = 0.0
+        self._checking_room = False
+        if not store.log.is_settled:
+            self._turn_full("no room to begin a new segment")
+
+    @property
+    def can_append(self) -> bool:
+        """Whether what is written reaches the log."""
+        return self.state is not State.READ_ONLY and self._resumed and not self._halted
+
+    @property
+    def may_compact(self) -> bool:
+        """Whether what is committed is known to be as durable as it was promised to be."""
+        return self.state is not State.READ_ONLY and not self._halted and self._store.log.is_settled
+
+    def start(self) -> None:
+        """Bring the staged group to the medium, unless one is under way: then its end starts the next."""
+        if self.is_committing or not self.can_append:
+            return
+        commit = self._store.take()
+        if commit is not None:
+            self.is_committing = True
+            self._workers.run(
+                self._workers.pools.commits,
+                commit.append.run,
+                lambda _: self._committed(commit),
+                lambda error: self._failed(commit, error),
+            )
+        fill = self._store.log.fill()
+        if fill is not None:
+            self._workers.run(self._workers.pools.commits, fill.run, lambda _: self._filled(fill), self.turn_read_only)
+
+    def halt(self) -> None:
+        """Nothing is begun any more."""
+        self._halted = True
+        if self._sync_timer is not None:
+            self._sync_timer.cancel()
+
+    def _committed(self, commit: Commit) -> None:
+        self.is_committing = False
+        if self.state is State.READ_ONLY:
+            self._store.failed(commit)  # the failed sync of a Fill may have been the one that concerned this append
+            return
+        self._store.committed(commit)
+        self._listener.committed(commit)
+        if len(commit.append.runs) > 1:
+            self._listener.log_sealed()
+        if self._store.log.options.fsync is Fsync.INTERVAL and self._sync_timer is None and not self._halted:
+            self._sync_timer = self._loop.call_later(self._interval_seconds, self.sync)
+        self.start()
+
+    def _filled(self, fill: Fill) -> None:
+        self._store.log.filled(fill)
+        if self._resumed:
+            self.start()
+        elif self.state is State.FULL and not self.is_committing:
+            self._start_resume()
+
+    def sync(self) -> None:
+        """What `fsync: interval` owes."""
+        self._sync_timer = None
+        if self.state is State.READ_ONLY or self._halted:
+            return
+        sync = self._store.log.sync()
+        if sync is not None:
+            self._workers.run(
+                self._workers.pools.commits, sync.run, lambda _: self._store.log.synced(sync), self.turn_read_only
+            )
+
+    async def finish(self) -> tuple[Path, int] | None:
+        """The SEAL of a clean stop, once nothing is under way: the path and the size of the segment that got it.
+
+        None where there can be none. Nothing is lost then: recovery does at the next start what was not done here.
+        """
+        can_append = self.can_append
+        self.halt()
+        if not can_append:
+            return None
+        append = self._store.log.finish()
+        try:
+            await self._workers.call(append.run)
+        except OSError as error:
+            self._reporter.warning("the log could not be sealed", table=self._name, error=str(error))
+            return None
+        [run] = append.runs
+        return self._store.log.directory / run.header.name, run.end
+
+    # Failures of the disk
+
+    def _failed(self, commit: Commit, error: OSError) -> None:
+        self.is_committing = False
+        self._store.failed(commit)
+        may_resume = is_disk_full(error) and not commit.append.may_have_lost_committed
+        if may_resume and self.state is not State.READ_ONLY:
+            self._turn_full(str(error.strerror))
+            self._start_resume()
+        else:
+            self.turn_read_only(error)
+
+    def _turn_full(self, why: str) -> None:
+        """Nothing is appended before a resume has succeeded; deletes only, until there is room for values."""
+        self.state = State.FULL
+        self._resumed = False
+        self._refusal = (
+            f"table {self._name} takes no values while the disk is full ({why}). "
+            "Delete keys or make room: writes resume by themselves"
+        )
+        self._reporter.critical("disk full", table=self._name, error=why)
+
+    def turn_read_only(self, error: OSError) -> None:
+        """What the medium holds is unknown: nothing more is appended until recovery has looked."""
+        self.state = State.READ_ONLY
+        self._store.abandon()
+        self._refusal = (
+            f"table {self._name} is read-only since its log failed: {error}. A write that was under way was not "
+            f"acknowledged and may or may not be found later. Check the disk, then `kvsd table reopen {self._name}`"
+        )
+        self._reporter.critical("the log failed; the table is read-only", table=self._name, error=str(error))
+        self._listener.writes_failed()
+
+    def refusal(self, *, is_deletion: bool) -> ReadOnly | None:
+        """Why nothing can be written now, or only deletions; None where all can."""
+        if self.state is State.WRITABLE or (is_deletion and self.state is State.FULL and self._resumed):
+            return None
+        return self.refuse()
+
+    def refuse(self) -> ReadOnly:
+        """The reason; and, on a full disk, a look whether there is room by now."""
+        if self.state is State.FULL and not self._checking_room and self._loop.time() >= self._next_room_check:
+            self._next_room_check = self._loop.time() + _ROOM_CHECK_SECONDS
+            if self._resumed:
+                self._check_room()
+            elif not self.is_committing:
+                self._start_resume()
+        return ReadOnly(self._refusal)
+
+    def _check_room(self) -> None:
+        """Room for a reserve is room for values."""
+
+        def found(_: None) -> None:
+            self._checking_room = False
+            if self.state is State.FULL and self._resumed:  # the disk may have been full again meanwhile
+                self.state = State.WRITABLE
+                self._reporter.info("the disk has room again; writes resume", table=self._name)
+
+        def not_found(_: OSError) -> None:
+            self._checking_room = False
+
+        self._checking_room = True
+        self._workers.run(self._workers.pools.commits, self._store.log.reserve().run, found, not_found)
+
+    def _start_resume(self) -> None:
+        """Those who waited for the failed commit are answered at the end: until then the log may hold a part of what
+        they are refused, and a crash would bring it to light."""
+        resume = self._store.log.resume()
+        if resume is None:
+            return  # the end of the Fill comes back here
+
+        def resumed(_: None) -> None:
+            self.is_committing = False
+            self._store.log.resumed(resume)
+            self._resumed = True
+            self._listener.writes_failed()
+            self.start()
+            self._listener.log_sealed()
+
+        def failed(error: OSError) -> None:
+            self.is_committing = False
+            if not is_disk_full(error) or resume.may_have_lost_committed:
+                self.turn_read_only(error)
+            else:
+                self._listener.writes_failed()
+
+        self.is_committing = True
+        self._workers.run(self._workers.pools.commits, resume.run, resumed, failed)
