@@ -118,7 +118,7 @@ def test_a_compaction_gives_room_back_and_tells_how_far_it_is(cli: Cli) -> None:
     make_garbage(cli)
     done = cli("compact", "--json").json
     assert (done["state"], done["error"]) == ("idle", "")
-    assert done["segments_done"] == done["segments_total"] == 1
+    assert done["segments_done"] == done["segments_total"]
     assert done["bytes_done"] == done["bytes_total"]
     assert isinstance(done["reclaimed_bytes"], int)
     assert done["reclaimed_bytes"] >= 700_000
