@@ -17,7 +17,7 @@ from tests.table.history import History, busy_minute, recovered
 from tests.table.medium import Disk, FaultyMedium
 
 OPTIONS = {"segment_bytes": 1_500}
-THOROUGH = int(os.environ.get("KVSD_TEST_EXAMPLES", "30"))
+THOROUGH = int(os.environ.get("KVSD_TEST_EXAMPLES", "10"))
 
 
 def cut_and_check(history: History, disk: Disk, count: int, rng: random.Random, root: Path, *, nested: int) -> None:
