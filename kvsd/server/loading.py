@@ -34,9 +34,10 @@ class Effective:
         return CompactionOptions(self.compaction, self.compaction_bytes_per_second, self.compaction_garbage_ratio)
 
     def needs_reopening(self, before: Effective) -> bool:
-        """Whether a table that is open with `before` must be opened anew: compaction alone changes at once."""
+        """Whether a table that is open with `before` must be opened anew: cache and compaction change at once."""
         return self != replace(
             before,
+            cache_bytes=self.cache_bytes,
             compaction=self.compaction,
             compaction_bytes_per_second=self.compaction_bytes_per_second,
             compaction_garbage_ratio=self.compaction_garbage_ratio,

@@ -240,11 +240,11 @@ class Tables:
         async with self._changing:
             await self._change(partial(self._catalog.create_table, name, settings))
             self._add(name, self._catalog.tables[name])
+            self._share_cache()
 
     @_to_its_end
     async def change_settings(self, name: TableName, changes: Mapping[str, str]) -> tuple[TableSettings, Effective]:
-        """Takes effect at once, by reopening the table where more than compaction changes; its own settings then, and
-        what they come to.
+        """Takes effect at once, for some settings by reopening the table; its own settings then, and what they come to.
 
         `changes` is as `settings_from` takes it. Raises what that and Catalog.change_settings raise.
         """
@@ -262,6 +262,7 @@ class Tables:
                         await self._open(table)
                     elif table.actor is not None:
                         table.actor.set_compaction(effective.compaction_options)
+                        table.actor.set_cache_bytes(effective.cache_bytes)
             return table.settings, self._effective(table.settings)
 
     @_to_its_end
@@ -282,6 +283,7 @@ class Tables:
                     else:
                         self._dropped[name] = self._tables.pop(name)
                         self._dispatcher.remove(name)
+                        self._share_cache()
 
     @_to_its_end
     async def reopen(self, name: TableName) -> None:
@@ -328,11 +330,10 @@ class Tables:
         def either(own: T | None, servers: T) -> T:
             return servers if own is None else own
 
-        share = self._storage.cache_bytes // max(1, min(len(self._tables), self._storage.max_open_tables))
         return Effective(
             fsync=either(settings.fsync, self._storage.fsync),
             fsync_interval_ms=either(settings.fsync_interval_ms, self._storage.fsync_interval_ms),
-            cache_bytes=either(settings.cache_bytes, share),
+            cache_bytes=either(settings.cache_bytes, self._cache_share),
             segment_bytes=either(settings.segment_bytes, self._storage.segment_bytes),
             compaction=either(settings.compaction, self._storage.compaction),
             compaction_bytes_per_second=either(
@@ -340,6 +341,16 @@ class Tables:
             ),
             compaction_garbage_ratio=either(settings.compaction_garbage_ratio, self._storage.compaction_garbage_ratio),
         )
+
+    @property
+    def _cache_share(self) -> int:
+        return self._storage.cache_bytes // max(1, min(len(self._tables), self._storage.max_open_tables))
+
+    def _share_cache(self) -> None:
+        """The number of tables has changed."""
+        for table in self._open_tables:
+            if table.actor is not None and table.settings.cache_bytes is None:
+                table.actor.set_cache_bytes(self._cache_share)
 
     # Opening and closing
 

@@ -139,6 +139,24 @@ class TableActor:
         else:
             self._reporter.warning("a hint could not be written", table=self.name, path=str(path), error=str(error))
 
+    # Settings
+
+    def set_cache_bytes(self, cache_bytes: int) -> None:
+        """Of values that are kept in memory; what is too much by then goes in slices."""
+        cache = self._store.cache
+        cache.limit_bytes = cache_bytes
+
+        async def trim() -> None:
+            for _ in iter(cache.trim, False):
+                await asyncio.sleep(0)
+
+        if cache.used_bytes > cache_bytes:
+            self._workers.watch(self._loop.create_task(trim()), lambda task: task.result())
+
+    def set_compaction(self, options: CompactionOptions) -> None:
+        """From now on the log is compacted so."""
+        self._compactor.configure(options)
+
     # Compaction
 
     def compact(self, operation: Compact) -> Progress | ReadOnly:
@@ -156,10 +174,6 @@ class TableActor:
             case _:
                 assert_never(operation.action)
         return self._compactor.progress()
-
-    def set_compaction(self, options: CompactionOptions) -> None:
-        """From now on the log is compacted so."""
-        self._compactor.configure(options)
 
     @property
     def may_compact(self) -> bool:

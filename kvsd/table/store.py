@@ -62,7 +62,7 @@ class Store:
         self._writes: list[tuple[Key, Pending]] = []
         self._index = Index()
         self._expiries = self._index.expiries
-        self._cache = ValueCache(cache_bytes)
+        self.cache = ValueCache(cache_bytes)
         self._order: KeyOrder | None = None
 
     def __len__(self) -> int:
@@ -110,7 +110,7 @@ class Store:
         """
         if self._expiries.ever and self._is_past(self._expiries.times.get(key, 0)):
             return None
-        value = self._cache.get(key)
+        value = self.cache.get(key)
         if value is not None:
             if not hold(len(value)):
                 raise out_of_memory()
@@ -118,7 +118,7 @@ class Store:
         stored = self._stored(key, hold)
         if not isinstance(stored, Stored):
             return stored
-        self._cache.put(key, stored.value)
+        self.cache.put(key, stored.value)
         return stored.value
 
     def entry(self, key: Key, hold: Callable[[int], bool]) -> Stored | Read | None:
@@ -167,7 +167,7 @@ class Store:
             segments=self.log.segment_count,
             log_bytes=self.log.size_bytes,
             dead_bytes=sum(self._index.dead_bytes.values()),
-            cached_bytes=self._cache.used_bytes,
+            cached_bytes=self.cache.used_bytes,
         )
 
     # The order of keys
@@ -283,9 +283,9 @@ class Store:
         for key, pending in commit.writes:
             self._index.put(key, pending.location, pending.expires_us)
             if pending.value is None:
-                self._cache.discard(key)
+                self.cache.discard(key)
             else:
-                self._cache.put(key, pending.value)
+                self.cache.put(key, pending.value)
             if self.pending.get(key) is pending:
                 del self.pending[key]
         if self._order is not None:

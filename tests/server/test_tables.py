@@ -81,7 +81,7 @@ async def served(
     catalog.settle()
     tables = Tables(
         catalog,
-        StorageSettings(root_dir=root, cache_bytes=0, segment_bytes=65_536, **given),  # type: ignore[arg-type]
+        StorageSettings(root_dir=root, **{"cache_bytes": 0, "segment_bytes": 65_536, **given}),  # type: ignore[arg-type]
         pools,
         dispatcher,
         reports,  # type: ignore[arg-type]
@@ -419,6 +419,24 @@ async def test_settings_of_the_compaction_change_without_closing_the_table(tmp_p
                 await asyncio.sleep(0)
         assert progress.segments_done > 1
         assert one.tables.actors == before
+
+
+async def test_tables_that_are_made_later_take_their_share_of_the_cache(tmp_path: Path) -> None:
+    async with served(tmp_path, cache_bytes=1_000_000) as one:
+
+        async def cached(name: TableName) -> int:
+            status = (await one.tables.info(name)).status
+            assert status is not None
+            return status.cached_bytes
+
+        await one.ask(DEFAULT_TABLE, *(Set(b"%d" % number, bytes(10_000)) for number in range(90)))
+        assert await cached(DEFAULT_TABLE) > 900_000
+        await one.tables.create(T, TableSettings(cache_bytes=50_000))
+        await one.tables.create(TableName("default", "u"))
+        await one.tables.create(TableName("default", "v"))
+        assert await cached(DEFAULT_TABLE) <= 250_000
+        await one.tables.change_settings(DEFAULT_TABLE, {"cache_bytes": "100000"})
+        assert await cached(DEFAULT_TABLE) <= 100_000
 
 
 async def test_a_drop_that_the_disk_refuses_leaves_the_table_served(

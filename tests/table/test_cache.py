@@ -47,6 +47,22 @@ def test_without_room_nothing_is_kept() -> None:
     assert cache.used_bytes == 0
 
 
+def test_a_lower_limit_is_reached_in_bounded_steps() -> None:
+    cache = ValueCache(10_000_000)
+    for number in range(20_000):
+        cache.put(b"%d" % number, b"v")
+    before = cache.used_bytes
+    cache.limit_bytes = 100_000
+    cache.put(b"next", b"v")
+    assert cache.used_bytes > before / 2
+    steps = 1
+    while cache.trim():
+        steps += 1
+    assert steps == 9
+    assert 90_000 < cache.used_bytes <= 100_000
+    assert cache.get(b"next") == b"v"
+
+
 @given(st.lists(st.tuples(st.sampled_from("pdc"), st.binary(max_size=3), st.binary(max_size=900))))
 def test_the_count_returns_to_zero_and_never_passes_the_limit(steps: list[tuple[str, bytes, bytes]]) -> None:
     cache = ValueCache(8_000)
