@@ -22,7 +22,7 @@ ABSENT: Final = 0
 """The version of a key without a value."""
 
 MAX_CONFIGURATIONS: Final = 1_000_000
-"""About a second for each 100,000; a history of thousands of calls by a few clients needs a few thousand."""
+"""Half a minute; a history of thousands of calls by a few clients needs a few thousand."""
 
 
 class Held(NamedTuple):
