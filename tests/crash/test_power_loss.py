@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("miniature")
 
 
 def some_expiry(recording: Recording, rng: random.Random) -> int:
-    ttl_seconds = rng.choice((0, 0, 0, 20, 60))
+    ttl_seconds = rng.choice((0, 0, 10, 30))
     return recording.clock.now_us + ttl_seconds * 1_000_000 if ttl_seconds else 0
 
 
@@ -60,20 +60,20 @@ async def batch(recording: Recording, rng: random.Random) -> None:
 
 
 async def time(recording: Recording, rng: random.Random) -> None:
-    """Half of the time so little that a write anew comes before the next sweep."""
-    await recording.advance(rng.choice((5, 40)), sweep=rng.random() < 0.5)
+    """Sometimes a write anew comes before the sweep."""
+    await recording.advance(rng.choice((5, 40)), sweep=rng.random() < 0.7)
 
 
 async def client(recording: Recording, rng: random.Random, requests: int) -> None:
     for _ in range(requests):
-        await rng.choices((plain, condition, batch, time), (6, 3, 3, 2))[0](recording, rng)
+        await rng.choices((plain, condition, batch, time), (6, 3, 3, 3))[0](recording, rng)
 
 
 async def busy_hour(recording: Recording, rng: random.Random, *, runs: int = 4) -> None:
     """Three clients at a time; every second run dies somewhere, the others end with a SEAL."""
     for number in range(runs):
         async with recording.run(dies_at=rng.randint(5, 60) if number % 2 else None):
-            await asyncio.gather(*(client(recording, random.Random(rng.random()), 6) for _ in range(3)))
+            await asyncio.gather(*(client(recording, random.Random(rng.random()), 8) for _ in range(3)))
     async with recording.run():
         pass
 
@@ -102,16 +102,16 @@ async def test_a_power_cut_after_any_operation_loses_nothing_promised(
     recording = Recording(FaultyMedium(scratch / "a"), pool, fsync=fsync, segment_bytes=SEGMENT_BYTES)
     await busy_hour(recording, random.Random(1))
     assert_busy(recording)
-    cut_everywhere(recording, scratch / "b", cuts=3, seed=1)
+    cut_everywhere(recording, scratch / "b", cuts=2, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", range(2, 7))
+@pytest.mark.parametrize("seed", range(2, 6))
 @pytest.mark.parametrize("fsync", Fsync)
 async def test_many_power_cuts_after_any_operation_lose_nothing_promised(
     scratch: Path, pool: ThreadPoolExecutor, fsync: Fsync, seed: int
 ) -> None:
     recording = Recording(FaultyMedium(scratch / "a"), pool, fsync=fsync, segment_bytes=SEGMENT_BYTES)
     await busy_hour(recording, random.Random(seed))
-    cut_everywhere(recording, scratch / "b", cuts=10, seed=seed)
+    cut_everywhere(recording, scratch / "b", cuts=4, seed=seed)
