@@ -185,7 +185,8 @@ def try_all_orders(operations: list[Operation]) -> bool:
 def random_history(rng: random.Random) -> list[Operation]:
     """Five overlapping calls that return what an atomic key would say, or in part what may or may not make sense."""
     moments = rng.sample(range(30), 10)
-    calls = [Operation(rng.choice(list(Call)), *sorted(moments[2 * n : 2 * n + 2])) for n in range(5)]
+    spans = [sorted(moments[2 * n : 2 * n + 2]) for n in range(5)]
+    calls = [Operation(rng.choice(list(Call)), started, returned) for started, returned in spans]
     value, version = None, ABSENT
     for number, operation in enumerate(sorted(calls, key=lambda o: rng.uniform(o.started, o.returned)), 1):
         happens = True

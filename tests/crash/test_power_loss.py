@@ -18,6 +18,9 @@ from tests.table.medium import Call, FaultyMedium
 
 SEGMENT_BYTES = 4_096
 KEYS = [b"key-%d" % number for number in range(6)]
+COLD_KEYS = [b"cold-%d" % number for number in range(12)]
+"""Written once, and deleted or expired one by one: their segments are worth keeping, while those of the tombstones are
+compacted."""
 COUNTERS = [b"count-0", b"count-1"]
 
 
@@ -59,6 +62,11 @@ async def batch(recording: Recording, rng: random.Random) -> None:
     await recording.ask(Batch((Check(checked, rng.choice((version, version, version + 1))), *writes, counter)))
 
 
+async def cool(recording: Recording, rng: random.Random) -> None:
+    """A key that lies in a segment by now that nobody compacts."""
+    await recording.ask(Delete(rng.choice(COLD_KEYS)))
+
+
 async def time(recording: Recording, rng: random.Random) -> None:
     """Sometimes a write anew comes before the sweep."""
     await recording.advance(rng.choice((5, 40)), sweep=rng.random() < 0.7)
@@ -66,13 +74,16 @@ async def time(recording: Recording, rng: random.Random) -> None:
 
 async def client(recording: Recording, rng: random.Random, requests: int) -> None:
     for _ in range(requests):
-        await rng.choices((plain, condition, batch, time), (6, 3, 3, 3))[0](recording, rng)
+        await rng.choices((plain, condition, batch, cool, time), (6, 3, 3, 1, 3))[0](recording, rng)
 
 
 async def busy_hour(recording: Recording, rng: random.Random, *, runs: int = 4) -> None:
     """Three clients at a time; every second run dies somewhere, the others end with a SEAL."""
     for number in range(runs):
         async with recording.run(dies_at=rng.randint(5, 60) if number % 2 else None):
+            if not number:
+                expiries = (0, recording.clock.now_us + 100_000_000)
+                await recording.ask(*(Set(key, bytes(700), rng.choice(expiries)) for key in COLD_KEYS))
             await asyncio.gather(*(client(recording, random.Random(rng.random()), 8) for _ in range(3)))
     async with recording.run():
         pass
