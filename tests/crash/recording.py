@@ -130,7 +130,7 @@ class Recording:
         assert self.runs[-1].states[0] in self.allowed(self.moment - 1), "a killed process lost an acknowledged write"
         reports = Reports()
         # What a loose log had promised is told by its newest file: an output would be taken for one.
-        compaction = CompactionOptions(auto=self.options.fsync is Fsync.ALWAYS, garbage_ratio=0.4)
+        compaction = CompactionOptions(auto=self.options.fsync is Fsync.ALWAYS, garbage_ratio=0.5)
         with ThreadPoolExecutor(1) as hints:
             pools = Pools(commits=self._pool, reads=self._pool, background=hints)
             self._actor = TableActor("t", self._store, pools, reports, fsync_interval_ms=1, compaction=compaction)

@@ -18,7 +18,7 @@ from tests.table.medium import Call, FaultyMedium
 
 SEGMENT_BYTES = 4_096
 KEYS = [b"key-%d" % number for number in range(6)]
-COLD_KEYS = [b"cold-%d" % number for number in range(12)]
+COLD_KEYS = [b"cold-%d" % number for number in range(20)]
 """Written once, and deleted or expired one by one: their segments are worth keeping, while those of the tombstones are
 compacted."""
 COUNTERS = [b"count-0", b"count-1"]
@@ -82,8 +82,9 @@ async def busy_hour(recording: Recording, rng: random.Random, *, runs: int = 4) 
     for number in range(runs):
         async with recording.run(dies_at=rng.randint(5, 60) if number % 2 else None):
             if not number:
-                expiries = (0, recording.clock.now_us + 100_000_000)
-                await recording.ask(*(Set(key, bytes(700), rng.choice(expiries)) for key in COLD_KEYS))
+                soon = recording.clock.now_us
+                expiries = (soon + rng.choice((50, 150, 300, 10_000)) * 1_000_000 for _ in COLD_KEYS)
+                await recording.ask(*(Set(key, bytes(700), at) for key, at in zip(COLD_KEYS, expiries, strict=True)))
             await asyncio.gather(*(client(recording, random.Random(rng.random()), 8) for _ in range(3)))
     async with recording.run():
         pass
