@@ -114,7 +114,7 @@ async def test_a_power_cut_after_any_operation_loses_nothing_promised(
     recording = Recording(FaultyMedium(scratch / "a"), pool, fsync=fsync, segment_bytes=SEGMENT_BYTES)
     await busy_hour(recording, random.Random(1))
     assert_busy(recording)
-    cut_everywhere(recording, scratch / "b", cuts=2, seed=1)
+    cut_everywhere(recording, scratch / "b", cuts=2 if fsync is Fsync.ALWAYS else 1, seed=1)
 
 
 @pytest.mark.slow
@@ -126,4 +126,4 @@ async def test_many_power_cuts_after_any_operation_lose_nothing_promised(
 ) -> None:
     recording = Recording(FaultyMedium(scratch / "a"), pool, fsync=fsync, segment_bytes=SEGMENT_BYTES)
     await busy_hour(recording, random.Random(seed))
-    cut_everywhere(recording, scratch / "b", cuts=4, seed=seed)
+    cut_everywhere(recording, scratch / "b", cuts=3, seed=seed)
