@@ -113,7 +113,7 @@ async def test_a_crash_around_a_full_disk_loses_nothing_acknowledged(scratch: Pa
 async def test_many_crashes_around_a_full_disk_lose_nothing_acknowledged(
     scratch: Path, pool: ThreadPoolExecutor, seed: int
 ) -> None:
-    await fill_up_and_cut_everywhere(scratch, pool, seed=seed, cuts=6)
+    await fill_up_and_cut_everywhere(scratch, pool, seed=seed, cuts=4)
 
 
 def without_room(medium: FaultyMedium, *, room_bytes: int) -> Table:
