@@ -34,7 +34,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def miniature(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Zeros in chunks that fit small segments."""
+    """Zeros in chunks that fit small segments, hints of many blocks, and no sweep unless a test asks for one."""
     monkeypatch.setattr("kvsd.table.log.FIRST_FILL_BYTES", 512)
     monkeypatch.setattr("kvsd.table.log.MAX_FILL_BYTES", 2_048)
     monkeypatch.setitem(Segment.create.__kwdefaults__, "fill_bytes", 512)
+    monkeypatch.setattr("kvsd.table.actor._SWEEP_SECONDS", 1_000_000.0)
+    monkeypatch.setattr("kvsd.table.hint._BLOCK_ENTRIES", 3)

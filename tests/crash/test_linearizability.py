@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kvsd.client.aio import Client
-from kvsd.errors import ConnectionLost, Timeout
-from tests.crash.history import Call, Recorder, check
+from kvsd.errors import Conflict, ConnectionLost, Timeout
+from tests.crash.history import ABSENT, Call, Operation, Recorder, check
 from tests.crash.process import ServerProcess
 
 CONNECTIONS = 3
@@ -31,28 +31,72 @@ def whole(value: bytes | None) -> bytes | None:
     return word
 
 
-async def work(client: Client, recorder: Recorder, rng: random.Random, words: Iterator[bytes]) -> None:
+class Worker:
     """One call after the other, each written down, until one fails."""
-    while True:
-        key = rng.choice(KEYS)
-        call = rng.choices((Call.SET, Call.GET, Call.DELETE), (4, 5, 1))[0]
-        word = next(words) if call is Call.SET else None
-        operation = recorder.start(key, call, word)
-        found = None
+
+    def __init__(self, client: Client, recorder: Recorder, rng: random.Random, words: Iterator[bytes]) -> None:
+        self._client = client
+        self._recorder = recorder
+        self._rng = rng
+        self._words = words
+        self._versions = dict.fromkeys(KEYS, ABSENT)
+        """The last that this worker was told of each key; the others go on meanwhile."""
+
+    async def run(self) -> None:
+        calls = [self._set, self._set_if_version, self._get, self._entry, self._delete]
+        with contextlib.suppress(ConnectionLost, Timeout):
+            while True:
+                await self._rng.choices(calls, (3, 3, 3, 3, 1))[0](self._rng.choice(KEYS))
+
+    @contextlib.contextmanager
+    def _recorded(
+        self, key: bytes, call: Call, word: bytes | None = None, if_version: int | None = None
+    ) -> Iterator[Operation]:
+        operation = self._recorder.start(key, call, word, if_version=if_version)
         try:
-            match call:
-                case Call.SET:
-                    assert word is not None
-                    await client.set(key, word * rng.choice((1, 1, 100, 10_000)))
-                case Call.GET:
-                    found = whole(await client.get(key))
-                case Call.DELETE:
-                    found = whole(await client.delete(key))
+            yield operation
         except (ConnectionLost, Timeout) as error:
             if not error.may_be_applied:
-                recorder.withdraw(key, operation)
-            return
-        recorder.finish(operation, found)
+                self._recorder.withdraw(key, operation)
+            raise
+
+    def _value(self, word: bytes) -> bytes:
+        return word * self._rng.choice((1, 1, 100, 10_000))
+
+    async def _set(self, key: bytes) -> None:
+        word = next(self._words)
+        with self._recorded(key, Call.SET, word) as operation:
+            await self._client.set(key, self._value(word))
+            self._recorder.finish(operation)
+
+    async def _set_if_version(self, key: bytes) -> None:
+        word, version = next(self._words), self._versions[key]
+        with self._recorded(key, Call.SET, word, version) as operation:
+            try:
+                if version == ABSENT:
+                    await self._client.set(key, self._value(word), if_absent=True)
+                else:
+                    await self._client.set(key, self._value(word), if_version=version)
+            except Conflict as conflict:
+                assert conflict.version is not None
+                self._versions[key] = conflict.version
+                self._recorder.finish(operation, version=conflict.version)
+            else:
+                self._recorder.finish(operation)
+
+    async def _get(self, key: bytes) -> None:
+        with self._recorded(key, Call.GET) as operation:
+            self._recorder.finish(operation, whole(await self._client.get(key)))
+
+    async def _entry(self, key: bytes) -> None:
+        with self._recorded(key, Call.GET) as operation:
+            entry = await self._client.entry(key)
+            self._versions[key] = ABSENT if entry is None else entry.version
+            self._recorder.finish(operation, entry and whole(entry.value), version=self._versions[key])
+
+    async def _delete(self, key: bytes) -> None:
+        with self._recorded(key, Call.DELETE) as operation:
+            self._recorder.finish(operation, whole(await self._client.delete(key)))
 
 
 async def generation(server: ServerProcess, recorder: Recorder, rng: random.Random, words: Iterator[bytes]) -> None:
@@ -60,7 +104,7 @@ async def generation(server: ServerProcess, recorder: Recorder, rng: random.Rand
     server.start()
     async with asyncio.timeout(60), contextlib.AsyncExitStack() as clients:
         tasks = [
-            work(client, recorder, random.Random(rng.random()), words)
+            Worker(client, recorder, random.Random(rng.random()), words).run()
             for _ in range(CONNECTIONS)
             for client in [await clients.enter_async_context(server.connect())]
             for _ in range(TASKS)
@@ -81,8 +125,11 @@ async def kill_and_check(folder: Path, *, kills: int, seed: int) -> None:
             for key in KEYS:
                 operation = recorder.start(key, Call.GET)
                 recorder.finish(operation, whole(await client.get(key)))
-    assert min(map(len, recorder.operations.values())) > 10 * kills
     check(recorder)
+    assert min(map(len, recorder.operations.values())) > 10 * kills
+    conditional = [o for of_key in recorder.operations.values() for o in of_key if o.if_version is not None]
+    outcomes = {(o.if_version == ABSENT, o.version is None) for o in conditional}
+    assert len(outcomes) == 4, "conditions of either kind must hold, and must fail"
 
 
 async def test_calls_are_linearizable_through_kills_and_restarts(tmp_path: Path) -> None:
