@@ -103,13 +103,13 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("miniature", "impatience")
 async def test_a_crash_around_a_full_disk_loses_nothing_acknowledged(scratch: Path, pool: ThreadPoolExecutor) -> None:
-    await fill_up_and_cut_everywhere(scratch, pool, seed=1, cuts=2)
+    await fill_up_and_cut_everywhere(scratch, pool, seed=1, cuts=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("miniature", "impatience")
-@pytest.mark.parametrize("seed", range(2, 6))
+@pytest.mark.parametrize("seed", [2, 3])
 async def test_many_crashes_around_a_full_disk_lose_nothing_acknowledged(
     scratch: Path, pool: ThreadPoolExecutor, seed: int
 ) -> None:

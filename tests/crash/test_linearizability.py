@@ -138,6 +138,6 @@ async def test_calls_are_linearizable_through_kills_and_restarts(tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", range(2, 5))
+@pytest.mark.parametrize("seed", [2, 3])
 async def test_many_calls_are_linearizable_through_many_kills(tmp_path: Path, seed: int) -> None:
     await kill_and_check(tmp_path, kills=8, seed=seed)

@@ -119,11 +119,11 @@ async def test_a_power_cut_after_any_operation_loses_nothing_promised(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", range(2, 6))
+@pytest.mark.parametrize("seed", [2, 3])
 @pytest.mark.parametrize("fsync", Fsync)
 async def test_many_power_cuts_after_any_operation_lose_nothing_promised(
     scratch: Path, pool: ThreadPoolExecutor, fsync: Fsync, seed: int
 ) -> None:
     recording = Recording(FaultyMedium(scratch / "a"), pool, fsync=fsync, segment_bytes=SEGMENT_BYTES)
     await busy_hour(recording, random.Random(seed))
-    cut_everywhere(recording, scratch / "b", cuts=3, seed=seed)
+    cut_everywhere(recording, scratch / "b", cuts=2, seed=seed)
