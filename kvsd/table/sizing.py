@@ -55,7 +55,7 @@ def memory(keys: int, key_bytes: int) -> Memory:
 
     Not in it: 150 bytes for each key with an expiry, and cached values.
     """
-    a_key = int((_allocated(sys.getsizeof(b"") + key_bytes) + sys.getsizeof(_LARGEST_LOCATION)) * _POOL_SHARE)
+    a_key = int((_allocated(sys.getsizeof(b"") + key_bytes) + sys.getsizeof(LARGEST_LOCATION)) * _POOL_SHARE)
     slots = 8
     while slots * 2 // 3 < keys:
         slots *= 2
@@ -79,7 +79,7 @@ def disk(keys: int, key_bytes: int, value_bytes: int, *, segment_bytes: int, gar
     return Disk(entries, hints, dead, 2 * max(segment_bytes, entry_bytes) + MARGIN_BYTES + RESERVE_BYTES)
 
 
-_LARGEST_LOCATION: Final = pack((1 << 64) - 1, 0, 0)
+LARGEST_LOCATION: Final = pack((1 << 64) - 1, 0, 0)
 
 
 def _allocated(size: int) -> int:
