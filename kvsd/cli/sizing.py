@@ -68,7 +68,7 @@ def sizing(
         "disk": [
             ("entries", files.entries, f"{files.entries / count:.0f} bytes each"),
             ("hints", files.hints, "for a fast start"),
-            ("garbage", files.garbage, _of_log(share, bounded=storage.compaction)),
+            ("garbage", files.garbage, f"{share:.0%} of the log"),
             ("room", files.room, "for the file being written, and a compaction or start"),
         ],
     }
@@ -82,15 +82,13 @@ def sizing(
         output.line(f"{part:10} {_human(_total(rows)):>9}")
         for what, figure, remark in rows:
             output.line(f"  {what:8} {_human(figure):>9}  {remark}".rstrip())
+    if not storage.compaction:
+        output.note("kvsd.compaction is off: garbage grows with every key that is set anew or deleted")
 
 
 def _a_key(ram: Memory, count: int) -> str:
     at_rest, peak = round(ram.keys / count), round(ram.peak / count)
     return f"{at_rest} bytes each" + (f", {peak} for a moment, when the index doubles" if peak > at_rest else "")
-
-
-def _of_log(share: float, *, bounded: bool) -> str:
-    return f"{share:.0%} of the log" + ("" if bounded else ", and growing: kvsd.compaction is off")
 
 
 def _total(rows: list[tuple[str, int, str]]) -> int:
