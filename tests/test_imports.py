@@ -22,7 +22,7 @@ ALLOWED = {
     "client": EVERYONE | {"protocol", "url", "config"},
     "aio": {"client"},
     "server": EVERYONE | {"protocol", "table", "config"},
-    "cli": EVERYONE | {"server", "client", "config", "url"},
+    "cli": EVERYONE | {"server", "table", "client", "config", "url"},
     "__init__": EVERYONE | {"client", "aio", "config", "server"},
     "__main__": {"cli"},
 }

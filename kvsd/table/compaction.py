@@ -53,7 +53,7 @@ OVERHEAD_BYTES: Final = SEGMENT_HEADER_BYTES + HEADER_BYTES + SEAL_VALUE.size
 
 _SYNC_BYTES: Final = 8 << 20
 """Synced on the way, so that no sync of a commit has to wait for a whole segment."""
-_MARGIN_BYTES: Final = 16 << 20
+MARGIN_BYTES: Final = 16 << 20
 """What the disk must have beside the output, for the writes that go on meanwhile; but no more than the output again: on
 a full disk, what is all but dead must still be able to go."""
 _MAX_OFFSET: Final = 0xFFFFFFFF
@@ -136,7 +136,7 @@ class Output:
 
     def create(self, expected_bytes: int) -> None:
         """Raises OSError, ENOSPC also where the disk would be left with next to nothing."""
-        if self.medium.free_bytes(self.path.parent) < expected_bytes + min(expected_bytes, _MARGIN_BYTES):
+        if self.medium.free_bytes(self.path.parent) < expected_bytes + min(expected_bytes, MARGIN_BYTES):
             raise OSError(errno.ENOSPC, "not enough room to compact", str(self.path.parent))
         self._fd = self.medium.open(self._temporary, create=True)
 

@@ -36,6 +36,7 @@ assert HINT_HEADER_BYTES == 128
 
 _BLOCK: Final = struct.Struct(">IIIIIQ")
 _LOCATION_BYTES: Final = 23
+_LENGTH_BYTES: Final = 2
 _BLOCK_ENTRIES: Final = 1_024
 """Encoding four times as many would keep the interpreter from others for 4 ms; reading is no faster with them."""
 _BLOCK_KEY_BYTES: Final = 1 << 20
@@ -47,6 +48,13 @@ _EMPTY_BYTES: Final = SEGMENT_HEADER_BYTES + HEADER_BYTES + SEAL_VALUE.size
 
 def path_of(segment: Path) -> Path:
     return segment.with_suffix(SUFFIX)
+
+
+def size_bytes(entries: int, key_bytes: int) -> int:
+    """Of the hint of a segment with so many entries, at least one, of different keys, none of which expires."""
+    in_block = min(_BLOCK_ENTRIES, -(-_BLOCK_KEY_BYTES // key_bytes)) if key_bytes else _BLOCK_ENTRIES
+    blocks = -(-entries // in_block)
+    return HINT_HEADER_BYTES + blocks * _BLOCK.size + entries * (_LOCATION_BYTES + _LENGTH_BYTES + key_bytes)
 
 
 def discard(medium: Medium, segment: Path) -> None:
@@ -150,7 +158,7 @@ def _decode(body: bytes, entries: int, expiring: int, tombstones: int, dead_byte
     expires_us = struct.unpack_from(f">{expiring}Q", body, at)
     at += expiring * 8
     lengths = struct.unpack_from(f">{entries}H", body, at)
-    at += entries * 2
+    at += entries * _LENGTH_BYTES
     keys: Sequence[Key]
     if lengths.count(lengths[0]) == entries:
         keys = _equal(lengths[0], entries).unpack_from(body, at)
