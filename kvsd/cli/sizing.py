@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
@@ -11,8 +11,10 @@ from kvsd.cli.failures import UsageError
 from kvsd.cli.output import Json, Output
 from kvsd.cli.settings import load_settings
 from kvsd.config.values import GIB, KIB, MIB, size
-from kvsd.table.sizing import Memory, disk, memory
 from kvsd.types import LARGEST_VALUE_BYTES
+
+if TYPE_CHECKING:
+    from kvsd.table.sizing import Memory
 
 T = TypeVar("T")
 
@@ -47,6 +49,9 @@ def sizing(
       kvsd sizing --keys 10M --key-bytes 20 --value-bytes 100
       kvsd sizing --keys 250k --value-bytes 4KiB --garbage 30%
     """
+    # Imported here: the help needs none of it.
+    from kvsd.table.sizing import disk, memory
+
     output = Output(as_json=json)
     count = _parsed("--keys", _count, keys)
     key_size = _parsed("--key-bytes", size(1, 64 * KIB - 1), key_bytes)
@@ -86,7 +91,7 @@ def sizing(
         output.note("kvsd.compaction is off: garbage grows with every key that is set anew or deleted")
 
 
-def _a_key(ram: Memory, count: int) -> str:
+def _a_key(ram: "Memory", count: int) -> str:
     at_rest, peak = round(ram.keys / count), round(ram.peak / count)
     return f"{at_rest} bytes each" + (f", {peak} for a moment, when the index doubles" if peak > at_rest else "")
 
