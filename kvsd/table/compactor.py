@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from kvsd.errors import StorageError
-from kvsd.table.compaction import OVERHEAD_BYTES, Compaction, Job
+from kvsd.table.compaction import Compaction, Job
 from kvsd.table.request import Progress
-from kvsd.table.segment import MAX_GENERATION, Segment
+from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
 from kvsd.table.store import Store
 
 _MAX_RUN: Final = 16

@@ -11,10 +11,9 @@ import pytest
 
 from kvsd.errors import ReadOnly
 from kvsd.table.committer import State
-from kvsd.table.compaction import OVERHEAD_BYTES
 from kvsd.table.compactor import Candidate, CompactionOptions, plan
 from kvsd.table.request import Compact, Delete, Get, Progress, Set
-from kvsd.table.segment import MAX_GENERATION, Segment
+from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
 from kvsd.types import Fsync
 from tests.table.driver import segments
 from tests.table.medium import Call, FaultyMedium
@@ -119,9 +118,8 @@ async def test_on_demand_everything_is_compacted_and_progress_told(tmp_path: Pat
         await served.idle()
         progress = await compact(served, "status")
         assert progress.state == "idle"
-        assert (
-            progress.segments_done == progress.segments_total == before
-        )  # the one that is appended to is sealed first
+        # `before` counts the one that is appended to: it is sealed first.
+        assert progress.segments_done == progress.segments_total == before
         assert progress.bytes_done == progress.bytes_total > 0
         assert 0 < progress.reclaimed_bytes < progress.bytes_total
         assert len(segments(tmp_path / "t")) <= before / 2
