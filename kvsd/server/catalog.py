@@ -1,7 +1,7 @@
 """The namespaces and tables that exist, and each table's settings.
 
 Owns: the file ROOT/catalog, which tables' folders come and go with it, and what was dropped. Synchronous; every change
-goes through a Medium. Must not know open tables, nor what is in their files.
+that must last goes through a Medium. Must not know open tables, nor what is in their files.
 """
 
 from __future__ import annotations

@@ -204,23 +204,24 @@ class Tables:
     async def info(self, name: TableName) -> TableInfo:
         """Opens the table where it is closed. Raises TableNotFound."""
         table = self._find(name)
-        [result] = await self._ask(table, Describe())
+        result = await self._ask(table, Describe())
         status = result if isinstance(result, Status) else None
         error = result if isinstance(result, KvsdError) else None
         return TableInfo(_entry(table), self._effective(table.settings), status, error)
 
     async def compact(self, name: TableName, operation: Compact) -> Progress:
         """Opens the table where it is closed. Raises TableNotFound, ReadOnly, and what keeps it from being opened."""
-        [result] = await self._ask(self._find(name), operation)
+        result = await self._ask(self._find(name), operation)
         if isinstance(result, KvsdError):
             raise result
         assert isinstance(result, Progress)
         return result
 
-    async def _ask(self, table: Slot, operation: Operation) -> Sequence[Result]:
+    async def _ask(self, table: Slot, operation: Operation) -> Result:
         request = Request([operation], Origin(Budget(_DESCRIPTION_BYTES)), self._loop.create_future())
         await table.mailbox.put(request)
-        return await request.future
+        [result] = await request.future
+        return result
 
     @_to_its_end
     async def create_namespace(self, namespace: str) -> None:

@@ -371,7 +371,7 @@ class Log:
             self._fill_bytes = min(self._fill_bytes * 2, MAX_FILL_BYTES)
 
     def sync(self) -> Sync | None:
-        """What `fsync: interval` has to sync now; then call `synced`."""
+        """What is committed and not synced, under `fsync: interval` or `never`; then call `synced`."""
         if self._committed.synced_to == self._committed.end:
             return None
         sync = Sync(self._segments[self._committed.header.number], self._committed.end)

@@ -51,9 +51,7 @@ class NeedsValue:
 
 @dataclass(frozen=True, slots=True)
 class NeedsCommit:
-    """A scan sees what is committed: this group must be first."""
-
-    group: int
+    """A scan sees what is committed: the Request's `barrier` must be first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +313,7 @@ class Operations:
         if not request.barrier:
             request.barrier = self._store.pending_group
         if request.barrier > self._store.settled_group:
-            return NeedsCommit(request.barrier)
+            return NeedsCommit()
         if not self._store.is_ordered:
             return NeedsOrder()
         request.barrier = 0

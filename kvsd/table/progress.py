@@ -1,4 +1,7 @@
-"""How far a recovery has come, for whoever waits for it."""
+"""How far a recovery has come, for whoever waits for it.
+
+Owns: two figures. Must not know what is recovered.
+"""
 
 from __future__ import annotations
 
