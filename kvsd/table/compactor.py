@@ -140,11 +140,11 @@ class Compactor:
         self._stopping = False
         self._stuck = False
         """An output has its name, and its inputs theirs: the next start takes the one. Until then, no other run."""
-        self._everything_next = False
-        """`start` was called, and its run has not begun."""
+        self._is_requested = False
+        """`start` was called, and its plan is not begun."""
         self._is_sealing = False
         """It waits for the segment that is appended to."""
-        self._is_everything = False
+        self._is_for_tombstones = False
         """The plan that is carried out takes all segments, for the sake of tombstones."""
         self._tombstones_kept = 0
         """How many the last such plan has left: it is worth it again when there are twice as many."""
@@ -163,7 +163,7 @@ class Compactor:
             state = "stopped"
         elif self._paused:
             state = "paused"
-        elif self._steps is not None or (self._everything_next and self._host.may_compact):
+        elif self._steps is not None or (self._is_requested and self._host.may_compact):
             state = "running"
         else:
             state = "idle"
@@ -196,16 +196,16 @@ class Compactor:
         """Begin, if there is enough garbage, or `start` was called."""
         if self._steps is not None or self._paused or self._is_sealing:
             return
-        if self._everything_next:
-            self._everything_next = False
-            self._begin(0)
+        if self._is_requested:
+            self._is_requested = False
+            self._begin(on_demand=True)
         elif self._options.auto and self._host.time() >= self._retry_at:
-            self._begin(self._options.garbage_ratio)
+            self._begin(on_demand=False)
 
     def start(self) -> None:
         """Compact all that holds garbage, the segment included that is appended to; behind what is under way."""
         self._error = ""
-        self._everything_next = True
+        self._is_requested = True
         self._paused = False
         self._is_sealing = self._host.seal_log()
         if self._steps is not None:
@@ -230,12 +230,13 @@ class Compactor:
         self._stopping = True
         self._go_on()
 
-    def _begin(self, garbage_ratio: float) -> None:
+    def _begin(self, *, on_demand: bool) -> None:
+        """Make a plan, and carry it out; one that is made on demand takes all that holds garbage."""
         if self._stopping or self._stuck or not self._host.may_compact:
             return
         index, log = self._store.index, self._store.log
-        bearable = max(_FEW_TOMBSTONES, index.live, 2 * self._tombstones_kept) if garbage_ratio else 0
-        self._is_everything = self._tombstones > bearable
+        bearable = 0 if on_demand else max(_FEW_TOMBSTONES, index.live, 2 * self._tombstones_kept)
+        self._is_for_tombstones = self._tombstones > bearable
         candidates = [
             Candidate(
                 segment,
@@ -248,10 +249,10 @@ class Compactor:
         self._runs = plan(
             candidates,
             segment_bytes=log.options.segment_bytes,
-            garbage_ratio=garbage_ratio,
-            everything=self._is_everything,
+            garbage_ratio=0 if on_demand else self._options.garbage_ratio,
+            everything=self._is_for_tombstones,
         )
-        if self._runs or not garbage_ratio:
+        if self._runs or on_demand:
             self._error = ""
             self._segments_done = self._bytes_done = self._reclaimed_bytes = 0
             self._segments_total = sum(map(len, self._runs))
@@ -264,8 +265,8 @@ class Compactor:
             self._steps = self._compaction.steps()
             self._seen_bytes = 0
             self._go_on()
-        elif self._is_everything:
-            self._is_everything = False
+        elif self._is_for_tombstones:
+            self._is_for_tombstones = False
             self._tombstones_kept = self._tombstones
 
     @property
@@ -346,9 +347,7 @@ class Compactor:
         self._bytes_done += sum(candidate.size_bytes for candidate in run)
         self._reclaimed_bytes += compaction.reclaimed_bytes
         self._host.compacted(self.progress())
-        self._next_run()
-        if self._steps is None:
-            self.consider()
+        self._proceed()
 
     def _failed(self, error: Exception) -> None:
         compaction, run = self._clear()
@@ -369,6 +368,10 @@ class Compactor:
         self._host.compaction_failed(error, self.progress())
         if self._stuck:
             self._runs.clear()
+        self._proceed()
+
+    def _proceed(self) -> None:
+        """After a run: with the next one of the plan, or else with another plan."""
         self._next_run()
         if self._steps is None:
             self.consider()
