@@ -20,6 +20,10 @@ class TableName(NamedTuple):
     def __str__(self) -> str:
         return f"{self.namespace}/{self.table}"
 
+    def resolve(self, namespace: str | None, table: str | None) -> TableName:
+        """The table that a message names in a session whose table is this one; what is None is the session's."""
+        return TableName(self.namespace if namespace is None else namespace, self.table if table is None else table)
+
 
 DEFAULT_TABLE: Final = TableName("default", "default")
 

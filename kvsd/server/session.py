@@ -288,8 +288,7 @@ class Session(Connection):
         if namespace is None and table is None:
             return self._mailbox
         assert self._principal is not None
-        name = TableName(namespace or self._table.namespace, table or self._table.table)
-        return self._services.dispatcher.mailbox(self._principal, name)
+        return self._services.dispatcher.mailbox(self._principal, self._table.resolve(namespace, table))
 
     def _use(self, name: TableName) -> KvsdError | None:
         """Make `name` the session's table; the error where there is none."""

@@ -22,6 +22,13 @@ def test_a_table_is_found_by_its_whole_name() -> None:
     assert "default/other" in str(unknown)
 
 
+def test_what_a_message_leaves_out_is_the_sessions_and_an_empty_name_is_not_left_out() -> None:
+    here = TableName("shop", "stock")
+    assert here.resolve(None, None) == here
+    assert here.resolve(None, "orders") == TableName("shop", "orders")
+    assert here.resolve("", "") == TableName("", "")
+
+
 def test_a_table_that_was_dropped_is_not_found() -> None:
     dispatcher = Dispatcher()
     dispatcher.add(DEFAULT_TABLE, asyncio.Queue())
