@@ -42,11 +42,8 @@ def compact(
       kvsd compact shop/stock --pause
       kvsd compact shop/stock --resume
     """
-    asked: list[Action] = [
-        *(["pause"] if pause else ()),
-        *(["resume"] if resume else ()),
-        *(["status"] if status else ()),
-    ]
+    flags: dict[Action, bool] = {"pause": pause, "resume": resume, "status": status}
+    asked = [action for action, is_given in flags.items() if is_given]
     if len(asked) > 1:
         raise UsageError("--pause, --resume and --status exclude each other; give one of them")
     namespace, table = (None, None) if name is None else parted(name)
