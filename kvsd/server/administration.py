@@ -16,7 +16,7 @@ from kvsd.protocol import administration as messages
 from kvsd.protocol.administration import AdministrationRequest, Report
 from kvsd.protocol.messages import Fail, Success, encode
 from kvsd.server.catalog import Dropped, TableSettings, settings_from
-from kvsd.server.dispatcher import TableName
+from kvsd.server.names import TableName
 from kvsd.server.tables import TableEntry, TableInfo, Tables
 from kvsd.table.request import Compact
 

@@ -19,7 +19,7 @@ from zlib import crc32
 from kvsd.config.settings import SETTINGS
 from kvsd.errors import ConfigError, Conflict, InvalidValue, ReadOnly, TableNotFound
 from kvsd.server.directory import folder_of, folders_in
-from kvsd.server.dispatcher import DEFAULT_TABLE, TableName
+from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.table.medium import Medium
 from kvsd.types import NAME, Fsync
 

@@ -6,26 +6,10 @@ format, nor touch a table's data.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
 from kvsd.errors import KvsdError, TableNotFound
 from kvsd.server.authentication import Principal
+from kvsd.server.names import TableName
 from kvsd.table.request import Mailbox
-
-
-class TableName(NamedTuple):
-    namespace: str
-    table: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.table}"
-
-    def resolve(self, namespace: str | None, table: str | None) -> TableName:
-        """The table that a message names in a session whose table is this one; what is None is the session's."""
-        return TableName(self.namespace if namespace is None else namespace, self.table if table is None else table)
-
-
-DEFAULT_TABLE: Final = TableName("default", "default")
 
 
 class Dispatcher:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvsd.errors import TableUnavailable
-from kvsd.server.dispatcher import DEFAULT_TABLE, TableName
+from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.medium import Medium

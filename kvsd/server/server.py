@@ -30,8 +30,9 @@ from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, insecure_users
 from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
+from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.listener import Listener, bind
+from kvsd.server.names import DEFAULT_TABLE
 from kvsd.server.reporting import make_reporter
 from kvsd.server.session import Services, Session
 from kvsd.server.tables import Tables

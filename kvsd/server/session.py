@@ -32,7 +32,8 @@ from kvsd.protocol.messages import Message, encode, encode_success
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
+from kvsd.server.dispatcher import Dispatcher
+from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.replies import Replies
 from kvsd.server.translation import TableRequest, operation_of, value_bytes_of
 from kvsd.table import request

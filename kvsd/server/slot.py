@@ -14,7 +14,7 @@ from typing import Final
 
 from kvsd.errors import KvsdError
 from kvsd.server.catalog import TableSettings
-from kvsd.server.dispatcher import TableName
+from kvsd.server.names import TableName
 from kvsd.table.actor import MAILBOX_REQUESTS, TableActor
 from kvsd.table.committer import State
 from kvsd.table.request import Request

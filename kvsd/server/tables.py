@@ -24,8 +24,9 @@ from structlog.typing import FilteringBoundLogger
 from kvsd.config import StorageSettings
 from kvsd.errors import KvsdError, Loading, StorageError, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped, TableSettings, settings_from
-from kvsd.server.dispatcher import Dispatcher, TableName
+from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.loading import Effective, Loader
+from kvsd.server.names import TableName
 from kvsd.server.slot import Slot
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget

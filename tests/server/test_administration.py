@@ -18,7 +18,7 @@ from kvsd.protocol.messages import Fail, Get, Message, Ping, Set, Success, encod
 from kvsd.server import Server
 from kvsd.server import catalog as catalog_module
 from kvsd.server.catalog import Catalog, TableSettings
-from kvsd.server.dispatcher import TableName
+from kvsd.server.names import TableName
 from kvsd.server.tables import Tables
 from kvsd.table.medium import Medium
 from tests.conftest import Connect, Start

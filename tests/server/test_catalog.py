@@ -13,7 +13,7 @@ from kvsd.errors import ConfigError, Conflict, InvalidValue, ReadOnly, TableNotF
 from kvsd.server import offline
 from kvsd.server.catalog import Catalog, TableSettings, settings_from, texts_of
 from kvsd.server.directory import folder_of, folders_in
-from kvsd.server.dispatcher import DEFAULT_TABLE, TableName
+from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.types import Fsync
 from tests.table.medium import COUNTED, FaultyMedium
 

@@ -6,7 +6,8 @@ import asyncio
 
 from kvsd.errors import TableNotFound
 from kvsd.server.authentication import Principal
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
+from kvsd.server.dispatcher import Dispatcher
+from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.table.request import Mailbox
 
 ANN = Principal("ann")
@@ -20,13 +21,6 @@ def test_a_table_is_found_by_its_whole_name() -> None:
     unknown = dispatcher.mailbox(ANN, TableName("default", "other"))
     assert isinstance(unknown, TableNotFound)
     assert "default/other" in str(unknown)
-
-
-def test_what_a_message_leaves_out_is_the_sessions_and_an_empty_name_is_not_left_out() -> None:
-    here = TableName("shop", "stock")
-    assert here.resolve(None, None) == here
-    assert here.resolve(None, "orders") == TableName("shop", "orders")
-    assert here.resolve("", "") == TableName("", "")
 
 
 def test_a_table_that_was_dropped_is_not_found() -> None:

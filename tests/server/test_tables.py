@@ -22,7 +22,8 @@ from kvsd.server import server as server_module
 from kvsd.server.authentication import Principal
 from kvsd.server.catalog import Catalog, TableSettings
 from kvsd.server.directory import folder_of
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
+from kvsd.server.dispatcher import Dispatcher
+from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.tables import Tables
 from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
