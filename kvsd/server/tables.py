@@ -31,7 +31,7 @@ from kvsd.server.slot import Slot
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
-from kvsd.table.request import Compact, Describe, Operation, Origin, Progress, Request, Result, Status
+from kvsd.table.request import Compact, CompactionProgress, Describe, Operation, Origin, Request, Result, Status
 from kvsd.table.workers import Pools
 
 T = TypeVar("T")
@@ -210,12 +210,12 @@ class Tables:
         error = result if isinstance(result, KvsdError) else None
         return TableInfo(_entry(table), self._effective(table.settings), status, error)
 
-    async def compact(self, name: TableName, operation: Compact) -> Progress:
+    async def compact(self, name: TableName, operation: Compact) -> CompactionProgress:
         """Opens the table where it is closed. Raises TableNotFound, ReadOnly, and what keeps it from being opened."""
         result = await self._ask(self._find(name), operation)
         if isinstance(result, KvsdError):
             raise result
-        assert isinstance(result, Progress)
+        assert isinstance(result, CompactionProgress)
         return result
 
     async def _ask(self, table: Slot, operation: Operation) -> Result:

@@ -20,7 +20,7 @@ from kvsd.table.compactor import CompactionOptions, Compactor
 from kvsd.table.hint_writer import HintWriter
 from kvsd.table.log import Read
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations, deleted_anyway
-from kvsd.table.request import Compact, Delete, Mailbox, Origin, Progress, Request, Status
+from kvsd.table.request import Compact, CompactionProgress, Delete, Mailbox, Origin, Request, Status
 from kvsd.table.segment import Stored
 from kvsd.table.store import Commit, Store
 from kvsd.table.workers import Pools, Workers
@@ -141,7 +141,7 @@ class TableActor:
 
     # Compaction
 
-    def compact(self, operation: Compact) -> Progress | ReadOnly:
+    def compact(self, operation: Compact) -> CompactionProgress | ReadOnly:
         match operation.action:
             case "start":
                 if not self.may_compact:
@@ -197,11 +197,11 @@ class TableActor:
     def log_failed(self, error: OSError) -> None:
         self._committer.turn_read_only(error)
 
-    def compacted(self, progress: Progress) -> None:
+    def compacted(self, progress: CompactionProgress) -> None:
         self._reporter.info("compacted", table=self.name, reclaimed_bytes=progress.reclaimed_bytes)
         self._write_hints()
 
-    def compaction_failed(self, error: Exception, progress: Progress) -> None:
+    def compaction_failed(self, error: Exception, progress: CompactionProgress) -> None:
         if isinstance(error, CorruptLog):
             self.damaged(error)
         self._reporter.warning("compaction failed", table=self.name, error=str(error), state=progress.state)

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from kvsd.errors import StorageError
 from kvsd.table.compaction import Compaction, Job
-from kvsd.table.request import Progress
+from kvsd.table.request import CompactionProgress
 from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
 from kvsd.table.store import Store
 
@@ -110,8 +110,8 @@ class Host(Protocol):
     def log_failed(self, error: OSError) -> None:
         """A sync of the log's active segment has failed."""
 
-    def compacted(self, progress: Progress) -> None: ...
-    def compaction_failed(self, error: Exception, progress: Progress) -> None: ...
+    def compacted(self, progress: CompactionProgress) -> None: ...
+    def compaction_failed(self, error: Exception, progress: CompactionProgress) -> None: ...
 
 
 class _Abandoned(Exception):
@@ -158,7 +158,7 @@ class Compactor:
         self._segments_done = self._segments_total = 0
         self._bytes_done = self._bytes_total = self._reclaimed_bytes = 0
 
-    def progress(self) -> Progress:
+    def progress(self) -> CompactionProgress:
         if self._stuck:
             state = "stopped"
         elif self._paused:
@@ -168,7 +168,7 @@ class Compactor:
         else:
             state = "idle"
         under_way = 0 if self._compaction is None else self._compaction.bytes_done
-        return Progress(
+        return CompactionProgress(
             state=state,
             segments_done=self._segments_done,
             segments_total=self._segments_total,

@@ -21,6 +21,7 @@ from kvsd.table.request import (
     Batch,
     Check,
     Compact,
+    CompactionProgress,
     Count,
     Delete,
     Describe,
@@ -29,7 +30,6 @@ from kvsd.table.request import (
     Found,
     Get,
     Page,
-    Progress,
     Request,
     Result,
     Scan,
@@ -68,7 +68,7 @@ class Gatekeeper(Protocol):
     def refusal(self, *, is_deletion: bool) -> ReadOnly | None: ...
     def damaged(self, error: CorruptLog) -> CorruptLog: ...
     def describe(self) -> Status: ...
-    def compact(self, operation: Compact) -> Progress | ReadOnly: ...
+    def compact(self, operation: Compact) -> CompactionProgress | ReadOnly: ...
 
 
 class Operations:

@@ -6,7 +6,7 @@ Owns: two figures. Must not know what is recovered.
 from __future__ import annotations
 
 
-class Progress:
+class RecoveryProgress:
     """Bytes of the log, not of what is read: a hint stands for its whole segment. May be read by any thread."""
 
     __slots__ = ("bytes_done", "bytes_total")

@@ -12,7 +12,7 @@ import pytest
 from kvsd.errors import ReadOnly
 from kvsd.table.committer import State
 from kvsd.table.compactor import Candidate, CompactionOptions, plan
-from kvsd.table.request import Compact, Delete, Get, Progress, Set
+from kvsd.table.request import Compact, CompactionProgress, Delete, Get, Set
 from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
 from kvsd.types import Fsync
 from tests.table.driver import segments
@@ -91,9 +91,9 @@ async def check(served: Serving, alive: dict[bytes, bytes]) -> None:
     assert await served.ask(*map(Get, alive)) == list(alive.values())
 
 
-async def compact(served: Serving, action: Any) -> Progress:
+async def compact(served: Serving, action: Any) -> CompactionProgress:
     (result,) = await served.ask(Compact(action))
-    assert isinstance(result, Progress)
+    assert isinstance(result, CompactionProgress)
     return result
 
 
