@@ -203,7 +203,12 @@ class Compactor:
             self._begin(on_demand=False)
 
     def start(self) -> None:
-        """Compact all that holds garbage, the segment included that is appended to; behind what is under way."""
+        """Compact all that holds garbage, the segment included that is appended to; behind what is under way.
+
+        Does nothing once it is stuck: what has failed then stays to be told.
+        """
+        if self._stuck:
+            return
         self._error = ""
         self._is_requested = True
         self._paused = False

@@ -211,8 +211,11 @@ async def test_a_failing_disk_ends_the_compaction_and_not_the_table(tmp_path: Pa
         await served.idle()
         assert medium.failures == 1
         assert ("warning", "compaction failed") in served.reporter.events
-        state = (await compact(served, "status")).state
-        assert state == ("stopped" if call in (Call.SYNC_DIRECTORY, Call.UNLINK) else "idle")
+        failed = await compact(served, "status")
+        assert failed.state == ("stopped" if call in (Call.SYNC_DIRECTORY, Call.UNLINK) else "idle")
+        assert "Input/output error" in failed.error
+        if failed.state == "stopped":
+            assert await compact(served, "start") == failed  # nothing is begun, and why is told again
         assert await served.ask(Set(b"more", b"v")) == [None]
         await check(served, alive)
     async with serving(medium, segment_bytes=2_000) as served:
