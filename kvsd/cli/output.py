@@ -103,7 +103,7 @@ def write(data: bytes) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table as wide as the terminal; what does not fit goes on in the next line."""
+    """A table as wide as the terminal; what does not fit goes on in the next line. A row of one cell is a heading."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -113,7 +113,8 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         column.overflow = "fold"
     for row in rows:
         # Text: brackets in a value are no markup.
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        style = "bold" if len(row) == 1 else ""
+        table.add_row(*(Text(printable(cell), style) for cell in row))
     Console(color_system="auto" if in_colour(sys.stdout) else None, highlight=False).print(table)
 
 
