@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from kvsd.errors import KvsdError
-from kvsd.server.catalog import TableSettings
 from kvsd.server.names import TableName
+from kvsd.server.table_settings import TableSettings
 from kvsd.table.actor import MAILBOX_REQUESTS, TableActor
 from kvsd.table.committer import State
 from kvsd.table.request import Request

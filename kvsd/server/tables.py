@@ -23,11 +23,12 @@ from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
 from kvsd.errors import KvsdError, Loading, StorageError, TableNotFound, TableUnavailable
-from kvsd.server.catalog import Catalog, Dropped, TableSettings, settings_from
+from kvsd.server.catalog import Catalog, Dropped
 from kvsd.server.dispatcher import Dispatcher
-from kvsd.server.loading import Effective, Loader
+from kvsd.server.loading import Loader
 from kvsd.server.names import TableName
 from kvsd.server.slot import Slot
+from kvsd.server.table_settings import Effective, TableSettings, settings_from
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
@@ -327,21 +328,8 @@ class Tables:
         await self._loop.run_in_executor(self._administration, change)
 
     def _effective(self, settings: TableSettings) -> Effective:
-        def either(own: T | None, servers: T) -> T:
-            return servers if own is None else own
-
         share = self._storage.cache_bytes // max(1, min(len(self._tables), self._storage.max_open_tables))
-        return Effective(
-            fsync=either(settings.fsync, self._storage.fsync),
-            fsync_interval_ms=either(settings.fsync_interval_ms, self._storage.fsync_interval_ms),
-            cache_bytes=either(settings.cache_bytes, share),
-            segment_bytes=either(settings.segment_bytes, self._storage.segment_bytes),
-            compaction=either(settings.compaction, self._storage.compaction),
-            compaction_bytes_per_second=either(
-                settings.compaction_bytes_per_second, self._storage.compaction_bytes_per_second
-            ),
-            compaction_garbage_ratio=either(settings.compaction_garbage_ratio, self._storage.compaction_garbage_ratio),
-        )
+        return Effective.of(settings, self._storage, cache_share_bytes=share)
 
     # Opening and closing
 

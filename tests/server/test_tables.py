@@ -20,10 +20,11 @@ from kvsd.protocol import messages
 from kvsd.server import Server
 from kvsd.server import server as server_module
 from kvsd.server.authentication import Principal
-from kvsd.server.catalog import Catalog, TableSettings
+from kvsd.server.catalog import Catalog
 from kvsd.server.directory import folder_of
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import DEFAULT_TABLE, TableName
+from kvsd.server.table_settings import TableSettings
 from kvsd.server.tables import Tables
 from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
