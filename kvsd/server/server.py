@@ -192,10 +192,10 @@ class Server:
         pools = Pools(
             commits=ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="kvsd-commit"),
             reads=ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="kvsd-read"),
-            background=ThreadPoolExecutor(1, thread_name_prefix="kvsd-background"),
             compactions=ThreadPoolExecutor(1, thread_name_prefix="kvsd-compaction"),
+            hints=ThreadPoolExecutor(1, thread_name_prefix="kvsd-hint"),
         )
-        for pool in filter(None, (pools.commits, pools.reads, pools.background, pools.compactions)):
+        for pool in filter(None, (pools.commits, pools.reads, pools.compactions, pools.hints)):
             self._owned.callback(pool.shutdown)
         return Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium())
 

@@ -62,7 +62,7 @@ class TableActor:
         self._loop = asyncio.get_running_loop()
         self._current: Request | None = None
         self._operations = Operations(store, self)
-        self._hints = HintWriter(store.log.medium, pools.background, self._hint_failed) if pools.background else None
+        self._hints = HintWriter(store.log.medium, pools.hints, self._hint_failed) if pools.hints else None
         self._compactor = Compactor(store, compaction or CompactionOptions(), self)
         self._waiting: defaultdict[int, list[Request]] = defaultdict(list)
         self._blocked: dict[Request, None] = {}
@@ -173,8 +173,7 @@ class TableActor:
                 return error
             return None
 
-        pools = self._workers.pools
-        self._workers.run(pools.compactions or pools.reads, attempt, done)
+        self._workers.run(self._workers.pools.compactions, attempt, done)
 
     def run_log_sync(self, job: Job, done: Callable[[Exception | None], None]) -> None:
         def synced(error: Exception | None) -> None:

@@ -72,7 +72,7 @@ class Recording:
         self.medium = medium
         self.options = options
         self.runs = [Run(0, [{}])]
-        self._pools = Pools(commits=pool, reads=pool)
+        self._pools = Pools(commits=pool, reads=pool, compactions=pool)
         self._actor: TableActor
 
     @property

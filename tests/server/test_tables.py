@@ -78,7 +78,7 @@ async def served(
     root: Path, *, medium: Medium | None = None, patience_seconds: float = 10.0, **given: object
 ) -> AsyncIterator[Served]:
     reports, dispatcher = Reports(), Dispatcher()
-    pools = Pools(commits=ThreadPoolExecutor(8), reads=ThreadPoolExecutor(2))
+    pools = Pools(commits=ThreadPoolExecutor(8), reads=ThreadPoolExecutor(2), compactions=ThreadPoolExecutor(1))
     catalog = Catalog(root)
     catalog.settle()
     tables = Tables(

@@ -128,19 +128,19 @@ async def test_on_demand_everything_is_compacted_and_progress_told(tmp_path: Pat
 
 
 async def test_a_paused_compaction_takes_no_step_and_goes_on_later(tmp_path: Path) -> None:
-    reads = Stepped()
-    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
+    worker = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, compactions=worker) as served:
         alive = await garbage(served)
         await seal(served)
         await compact(served, "start")
         assert (await compact(served, "pause")).state == "paused"
-        reads.run()()
+        worker.run()()
         await served.settle()
-        assert not reads.jobs
+        assert not worker.jobs
         await check(served, alive)
         assert (await compact(served, "resume")).state == "running"
-        while reads.jobs:
-            reads.run()()
+        while worker.jobs:
+            worker.run()()
             await served.settle()
         assert (await compact(served, "status")).state == "idle"
         await check(served, alive)
@@ -148,22 +148,22 @@ async def test_a_paused_compaction_takes_no_step_and_goes_on_later(tmp_path: Pat
 
 @pytest.mark.parametrize("steps", range(0, 60, 3))
 async def test_a_stop_at_any_step_leaves_nothing_behind_after_the_next_start(tmp_path: Path, steps: int) -> None:
-    reads = Stepped()
+    worker = Stepped()
     medium = FaultyMedium(tmp_path)
-    async with serving(medium, segment_bytes=2_000, reads=reads) as served:
+    async with serving(medium, segment_bytes=2_000, compactions=worker) as served:
         alive = await garbage(served)
         await compact(served, "start")
         for _ in range(steps):
-            if reads.jobs:
-                reads.run()()
+            if worker.jobs:
+                worker.run()()
                 await served.settle()
         served.actor.mailbox.put_nowait(None)
         await served.settle()
         for _ in range(3):
-            if reads.jobs:
-                reads.run()()
+            if worker.jobs:
+                worker.run()()
                 await served.settle()
-        assert not reads.jobs
+        assert not worker.jobs
     assert not list((tmp_path / "t").glob("*.tmp"))
     async with serving(medium, segment_bytes=2_000) as served:
         await check(served, alive)
@@ -268,7 +268,8 @@ async def test_a_sync_whose_failure_another_job_was_told_of_does_not_count(tmp_p
     async with serving(medium, segment_bytes=2_000, fsync=Fsync.NEVER) as served:
         await garbage(served)
     commits = Stepped()
-    async with serving(medium, segment_bytes=2_000, fsync=Fsync.INTERVAL, commits=commits, reads=Inline()) as served:
+    pools = {"commits": commits, "compactions": Inline()}
+    async with serving(medium, segment_bytes=2_000, fsync=Fsync.INTERVAL, **pools) as served:
         request = served.request(Set(b"k0", b"unsynced"))
         await served.settle()
         commits.run(commits.names.index("Append"))()
@@ -312,14 +313,14 @@ async def test_on_a_full_disk_deletes_make_room_by_themselves(tmp_path: Path) ->
 
 
 async def test_requests_are_served_between_the_steps(tmp_path: Path) -> None:
-    reads = Stepped()
-    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
+    worker = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, compactions=worker) as served:
         alive = await garbage(served)
         await seal(served)
         await compact(served, "start")
         number = 0
-        while reads.jobs:
-            outcome = reads.run()
+        while worker.jobs:
+            outcome = worker.run()
             key = b"k%d" % (number % 5)
             alive[key] = b"new%d" % number
             await asyncio.wait_for(served.ask(Set(key, alive[key])), 5)
@@ -349,17 +350,17 @@ async def test_on_demand_the_segment_that_is_appended_to_is_compacted_too(tmp_pa
 
 
 async def test_what_is_asked_for_during_another_compaction_has_the_log_sealed_too(tmp_path: Path) -> None:
-    reads = Stepped()
-    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
+    worker = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, compactions=worker) as served:
         alive = await garbage(served)
         await seal(served)
         await compact(served, "start")
-        assert reads.jobs
+        assert worker.jobs
         await served.ask(Set(b"k", b"1"), Set(b"k", b"2"))
         sealed = len(segments(tmp_path / "t"))
         assert (await compact(served, "start")).state == "running"
-        while reads.jobs:
-            reads.run()()
+        while worker.jobs:
+            worker.run()()
             await served.settle()
         assert len(segments(tmp_path / "t")) < sealed
         assert sum(served.store.index.dead_bytes.values()) == 0
