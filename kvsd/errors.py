@@ -49,7 +49,7 @@ class InvalidKey(RequestError):
 
 
 class InvalidValue(RequestError):
-    """The value is longer than the server allows."""
+    """The value is longer than the server allows; or there is no such number, time, name or setting."""
 
     code = "INVALID_VALUE"
     exit_status = 2
@@ -70,7 +70,10 @@ class TableNotFound(RequestError):
 
 
 class Conflict(RequestError):
-    """A condition of the request did not hold; `version` is what the key has, 0 none, None where it is not told."""
+    """A condition of the request did not hold; `version` is what the key has, 0 none, None where it is not told.
+
+    Also a table or namespace that cannot be made, since it exists, or not dropped, such as one that is not empty.
+    """
 
     code = "CONFLICT"
     exit_status = 4

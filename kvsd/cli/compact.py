@@ -11,7 +11,7 @@ import typer
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
 from kvsd.cli.failures import CommandFailed, UsageError
-from kvsd.cli.table import parted, show
+from kvsd.cli.names import parted
 
 if TYPE_CHECKING:
     from kvsd.client.administration import Action, CompactionProgress
@@ -42,11 +42,8 @@ def compact(
       kvsd compact shop/stock --pause
       kvsd compact shop/stock --resume
     """
-    asked: list[Action] = [
-        *(["pause"] if pause else ()),
-        *(["resume"] if resume else ()),
-        *(["status"] if status else ()),
-    ]
+    flags: dict[Action, bool] = {"pause": pause, "resume": resume, "status": status}
+    asked = [action for action, is_given in flags.items() if is_given]
     if len(asked) > 1:
         raise UsageError("--pause, --resume and --status exclude each other; give one of them")
     namespace, table = (None, None) if name is None else parted(name)
@@ -61,7 +58,7 @@ def compact(
     if options.json:
         options.output.document(dict(progress._asdict()))
     else:
-        show(options, {name: figure for name, figure in progress._asdict().items() if figure != ""})
+        options.output.figures({name: figure for name, figure in progress._asdict().items() if figure != ""})
     if not asked and progress.error:
         raise CommandFailed(f"the compaction ended early: {progress.error}")
 

@@ -1,10 +1,11 @@
 """`kvsd config`: which settings hold, and where they come from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from kvsd.cli.app import ConfigOption, JsonOption, new_group
-from kvsd.cli.output import Output, in_colour, on_terminal, printable
+from kvsd.cli.output import Output, on_terminal, print_table
 from kvsd.cli.settings import load_settings
 from kvsd.config import SETTINGS, USERS, Config
 
@@ -34,7 +35,7 @@ def show(config: ConfigOption = None, json: JsonOption = False) -> None:
     if json:
         output.document({row.name: {"value": row.value, "origin": row.origin} for row in _rows(settings)})
     elif on_terminal():
-        _print_table(list(_rows(settings)))
+        print_table(["setting", "value", "from"], _in_sections(_rows(settings)))
     else:
         for row in _rows(settings):
             output.line("\t".join(row))
@@ -64,23 +65,9 @@ def _rows(config: Config) -> Iterator[_Row]:
     yield _Row(USERS, users, config.origins[USERS])
 
 
-def _print_table(rows: list[_Row]) -> None:
-    """A table as wide as the terminal, one part a section; what does not fit goes on in the next line."""
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("setting", "value", "from", box=None, pad_edge=False, header_style="bold")
-    for column in table.columns:
-        column.overflow = "fold"
-    section = ""
-    for row in rows:
-        if not row.name.startswith(f"{section}."):
-            section = row.name.partition(".")[0]
-            table.add_row(Text(section, "bold"))
-        # Text: brackets in a value are no markup.
-        cells = (f"  {row.name.partition('.')[2]}", row.value, row.origin)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    Console(color_system="auto" if in_colour(sys.stdout) else None, highlight=False).print(table)
+def _in_sections(rows: Iterable[_Row]) -> Iterator[Sequence[str]]:
+    """The rows by their short names, below a heading for each section."""
+    for section, members in groupby(rows, lambda row: row.name.partition(".")[0]):
+        yield [section]
+        for row in members:
+            yield f"  {row.name.partition('.')[2]}", row.value, row.origin

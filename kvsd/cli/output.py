@@ -40,6 +40,11 @@ class Output:
         """One line of JSON data, at once; pure ASCII, which is safe on every terminal."""
         write(_dumped(content).encode() + b"\n")
 
+    def figures(self, figures: Mapping[str, object]) -> None:
+        """A line for each: its name, and its value as in a configuration."""
+        for name, value in figures.items():
+            self.line(f"{name:27} {as_configured(value)}")
+
     def done(self, content: Mapping[str, Json] | None = None) -> None:
         """That it is done, with `content` in the document."""
         if self.as_json:
@@ -103,7 +108,7 @@ def write(data: bytes) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table as wide as the terminal; what does not fit goes on in the next line."""
+    """A table as wide as the terminal; what does not fit goes on in the next line. A row of one cell is a heading."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -113,7 +118,8 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         column.overflow = "fold"
     for row in rows:
         # Text: brackets in a value are no markup.
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        style = "bold" if len(row) == 1 else ""
+        table.add_row(*(Text(printable(cell), style) for cell in row))
     Console(color_system="auto" if in_colour(sys.stdout) else None, highlight=False).print(table)
 
 
@@ -128,6 +134,11 @@ def discard_stdout() -> None:
 def as_text(data: bytes) -> str:
     """`data` as `Output.line` takes it; what is no UTF-8 becomes itself again there."""
     return data.decode("utf-8", "surrogateescape")
+
+
+def as_configured(value: object) -> str:
+    """`value` as it is written in a configuration."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def printable(text: str) -> str:

@@ -8,17 +8,14 @@ from kvsd.cli import prompt
 from kvsd.cli.app import new_group
 from kvsd.cli.client import ClientOptions, client_command
 from kvsd.cli.failures import UsageError
-from kvsd.cli.output import Json, on_terminal, print_table
-from kvsd.types import NAME
+from kvsd.cli.names import TableArgument, parted
+from kvsd.cli.output import Json, as_configured, on_terminal, print_table
 
 if TYPE_CHECKING:
-    from kvsd.client.administration import Settings, TableSettings
+    from kvsd.client.administration import TableSettings
 
 app = new_group("Make, list, set up, drop and reopen tables.")
 
-TableName = Annotated[
-    str, typer.Argument(metavar="TABLE", help="NAMESPACE/TABLE, or TABLE in the namespace that is in use.")
-]
 _Settings = Annotated[
     list[str] | None,
     typer.Argument(
@@ -31,7 +28,7 @@ _Settings = Annotated[
 
 @app.command("create")
 @client_command
-def create(options: ClientOptions, name: TableName, settings: _Settings = None) -> None:
+def create(options: ClientOptions, name: TableArgument, settings: _Settings = None) -> None:
     """Make TABLE, whose namespace must exist.
 
     \b
@@ -91,7 +88,7 @@ def list_(
 
 @app.command("info")
 @client_command
-def info(options: ClientOptions, name: TableName) -> None:
+def info(options: ClientOptions, name: TableArgument) -> None:
     """Print what there is to know of TABLE, which is opened for it.
 
     \b
@@ -109,14 +106,14 @@ def info(options: ClientOptions, name: TableName) -> None:
         options.output.document({**facts, **_both(found.settings), "status": status, "error": error})
         return
     # The state is among the figures of the status, too.
-    show(options, {"table": place, "state": found.state, **found.settings.effective, **(found.status or {})})
+    options.output.figures({"table": place, "state": found.state, **found.settings.effective, **(found.status or {})})
     if found.error is not None:
         options.output.warning(str(found.error))
 
 
 @app.command("settings")
 @client_command
-def settings_(options: ClientOptions, name: TableName, settings: _Settings = None) -> None:
+def settings_(options: ClientOptions, name: TableArgument, settings: _Settings = None) -> None:
     """Print the settings of TABLE, or change them: they hold at once, also for a table that is in use.
 
     \b
@@ -132,10 +129,9 @@ def settings_(options: ClientOptions, name: TableName, settings: _Settings = Non
     if options.json:
         options.output.document(_both(found))
         return
-    show(
-        options,
+    options.output.figures(
         {
-            name: f"{_text(value)}{'' if name in found.own else '  (of the server)'}"
+            name: f"{as_configured(value)}{'' if name in found.own else '  (of the server)'}"
             for name, value in found.effective.items()
         },
     )
@@ -145,7 +141,7 @@ def settings_(options: ClientOptions, name: TableName, settings: _Settings = Non
 @client_command
 def drop(
     options: ClientOptions,
-    name: TableName,
+    name: TableArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Drop TABLE. Its files are kept for a week (kvsd.dropped_keep_seconds), then they are gone.
@@ -165,7 +161,7 @@ def drop(
 
 @app.command("reopen")
 @client_command
-def reopen(options: ClientOptions, name: TableName) -> None:
+def reopen(options: ClientOptions, name: TableArgument) -> None:
     """Recover TABLE anew, as a restart would: brings back one that a failed disk has made read-only.
 
     \b
@@ -176,20 +172,6 @@ def reopen(options: ClientOptions, name: TableName) -> None:
     with options.connect() as client:
         client.tables.reopen(table, namespace=namespace)
     options.output.done()
-
-
-def parted(name: str) -> tuple[str | None, str]:
-    """NAMESPACE/TABLE, or TABLE with None for its namespace; raises UsageError for what is neither."""
-    namespace, slash, table = name.rpartition("/")
-    if not NAME.fullmatch(table) or (slash and not NAME.fullmatch(namespace)):
-        raise UsageError(f"{name!r} names no table: write TABLE or NAMESPACE/TABLE, each of a-z, 0-9, _ and -")
-    return namespace if slash else None, table
-
-
-def show(options: ClientOptions, figures: "Settings") -> None:
-    """A line for each."""
-    for name, value in figures.items():
-        options.output.line(f"{name:27} {_text(value)}")
 
 
 def _changes(words: list[str] | None) -> dict[str, str]:
@@ -208,9 +190,6 @@ def _both(settings: "TableSettings") -> dict[str, Json]:
 
 
 def _shown(value: Json) -> str:
-    return " ".join(f"{name}={_text(part)}" for name, part in value.items()) if isinstance(value, dict) else str(value)
-
-
-def _text(value: object) -> str:
-    """As it is written in a configuration."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    return " ".join(f"{name}={as_configured(part)}" for name, part in value.items())

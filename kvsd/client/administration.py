@@ -7,15 +7,17 @@ in full: the table that the connection uses may be the one that is yet to be mad
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from kvsd.client.calls import Call, misfit, read_nothing
 from kvsd.errors import KvsdError, ProtocolError, from_wire
 from kvsd.protocol import administration
-from kvsd.protocol.administration import Pairs, Report
+from kvsd.protocol.administration import AdministrationRequest, Pairs, Report
 from kvsd.protocol.messages import Message
+
+R = TypeVar("R")
 
 Setting: TypeAlias = str | int | float
 Settings: TypeAlias = Mapping[str, Setting]
@@ -84,62 +86,64 @@ class CompactionProgress(NamedTuple):
 
 def create(namespace: str, table: str, settings: Settings) -> Call[None]:
     """Conflict where it exists."""
-    return Call(administration.TableCreate(namespace, table, _pairs(settings)), read_nothing, engine=True, placed=False)
+    return _call(administration.TableCreate(namespace, table, _pairs(settings)), read_nothing)
 
 
 def list_tables(namespace: str | None) -> Call[list[TableEntry]]:
     """None: of all namespaces."""
-    return Call(administration.TableList(namespace), _read_list, idempotent=True, engine=True, placed=False)
+    return _call(administration.TableList(namespace), _read_list, idempotent=True)
 
 
 def list_dropped(namespace: str | None) -> Call[list[DroppedTable]]:
     """None: of all namespaces."""
-    return Call(
-        administration.TableList(None),
-        lambda reply, _: [
-            dropped for dropped in _read_dropped(reply) if namespace is None or namespace == dropped.namespace
-        ],
-        idempotent=True,
-        engine=True,
-        placed=False,
-    )
+
+    def read(reply: Message, _seconds: float) -> list[DroppedTable]:
+        return [table for table in _read_dropped(reply) if namespace is None or namespace == table.namespace]
+
+    # Those of all, since the namespace may be gone, too.
+    return _call(administration.TableList(None), read, idempotent=True)
 
 
 def info(namespace: str, table: str) -> Call[TableInfo]:
     """Opens the table where it is closed."""
-    return Call(administration.TableInfo(namespace, table), _read_info, idempotent=True, engine=True, placed=False)
+    return _call(administration.TableInfo(namespace, table), _read_info, idempotent=True)
 
 
 def settings(namespace: str, table: str, changes: Settings) -> Call[TableSettings]:
     """Changes them, and tells what holds then."""
     message = administration.TableSettings(namespace, table, _pairs(changes))
-    return Call(message, _read_settings, idempotent=True, engine=True, placed=False)
+    return _call(message, _read_settings, idempotent=True)
 
 
 def drop(namespace: str, table: str) -> Call[None]:
-    return Call(administration.TableDrop(namespace, table), read_nothing, engine=True, placed=False)
+    return _call(administration.TableDrop(namespace, table), read_nothing)
 
 
 def reopen(namespace: str, table: str) -> Call[None]:
-    return Call(administration.TableReopen(namespace, table), read_nothing, engine=True, placed=False)
+    return _call(administration.TableReopen(namespace, table), read_nothing)
 
 
 def create_namespace(namespace: str) -> Call[None]:
-    return Call(administration.NamespaceCreate(namespace), read_nothing, engine=True, placed=False)
+    return _call(administration.NamespaceCreate(namespace), read_nothing)
 
 
 def list_namespaces() -> Call[list[str]]:
-    return Call(administration.NamespaceList(), _read_namespaces, idempotent=True, engine=True, placed=False)
+    return _call(administration.NamespaceList(), _read_namespaces, idempotent=True)
 
 
 def drop_namespace(namespace: str) -> Call[None]:
-    return Call(administration.NamespaceDrop(namespace), read_nothing, engine=True, placed=False)
+    return _call(administration.NamespaceDrop(namespace), read_nothing)
 
 
 def compact(namespace: str, table: str, action: Action) -> Call[CompactionProgress]:
     """Answered with how far it is."""
     message = administration.Compact(namespace, table, action)
-    return Call(message, _read_progress, idempotent=True, engine=True, placed=False)
+    return _call(message, _read_progress, idempotent=True)
+
+
+def _call(message: AdministrationRequest, read: Callable[[Message, float], R], *, idempotent: bool = False) -> Call[R]:
+    """Not `placed`: every message names its table."""
+    return Call(message, read, idempotent=idempotent, engine=True, placed=False)
 
 
 def _pairs(settings: Settings) -> Pairs:

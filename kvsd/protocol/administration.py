@@ -105,7 +105,7 @@ class NamespaceDrop:
 
 @dataclass(frozen=True, slots=True)
 class Compact:
-    """Compact a table, or (`action`) start, pause, resume, or only tell the status; answered by Report."""
+    """`action` is to start a compaction, pause it, resume it, or only tell its status; answered by Report."""
 
     namespace: str | None
     table: str | None

@@ -1,7 +1,7 @@
 """What the administration messages ask of the tables, and what is answered.
 
-Owns: names that are left out, the documents of the reports, and errors as replies. Must not know connections, nor the
-order of replies. Today every principal may do everything.
+Owns: the documents of the reports, and errors as replies. Must not know connections, nor the order of replies. Today
+every principal may do everything.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from kvsd.errors import KvsdError, UnexpectedMessage
 from kvsd.protocol import administration as messages
 from kvsd.protocol.administration import AdministrationRequest, Report
 from kvsd.protocol.messages import Fail, Success, encode
-from kvsd.server.catalog import Dropped, TableSettings, settings_from
-from kvsd.server.dispatcher import TableName
+from kvsd.server.catalog import Dropped
+from kvsd.server.names import TableName
+from kvsd.server.table_settings import TableSettings, settings_from
 from kvsd.server.tables import TableEntry, TableInfo, Tables
 from kvsd.table.request import Compact
 
@@ -48,19 +49,19 @@ class Administration:
                 dropped = [_dropped(entry) for entry in await tables.dropped()]
                 return _report(tables=[_entry(entry) for entry in tables.list(namespace)], dropped=dropped)
             case messages.TableInfo(namespace, table):
-                return _report(**_info(await tables.info(_name(namespace, table, here))))
+                return _report(**_info(await tables.info(here.resolve(namespace, table))))
             case messages.TableSettings(namespace, table, changes):
-                name = _name(namespace, table, here)
+                name = here.resolve(namespace, table)
                 own, effective = await tables.change_settings(name, dict(changes))
                 return _report(settings=_own(own), effective=asdict(effective))
             case messages.NamespaceList():
                 return _report(namespaces=tables.namespaces())
             case messages.TableCreate(namespace, table, settings):
-                await tables.create(_name(namespace, table, here), settings_from(dict(settings)))
+                await tables.create(here.resolve(namespace, table), settings_from(dict(settings)))
             case messages.TableDrop(namespace, table):
-                await tables.drop(_name(namespace, table, here))
+                await tables.drop(here.resolve(namespace, table))
             case messages.TableReopen(namespace, table):
-                await tables.reopen(_name(namespace, table, here))
+                await tables.reopen(here.resolve(namespace, table))
             case messages.NamespaceCreate(namespace):
                 await tables.create_namespace(namespace)
             case messages.NamespaceDrop(namespace):
@@ -68,14 +69,10 @@ class Administration:
             case messages.Compact(namespace, table, action):
                 if action not in _ACTIONS:
                     raise UnexpectedMessage(f"{action!r} is no action of compaction; there are {', '.join(_ACTIONS)}")
-                return _report(**asdict(await tables.compact(_name(namespace, table, here), _ACTIONS[action])))
+                return _report(**asdict(await tables.compact(here.resolve(namespace, table), _ACTIONS[action])))
             case _:
                 assert_never(request)
         return Success(None)
-
-
-def _name(namespace: str | None, table: str | None, here: TableName) -> TableName:
-    return TableName(here.namespace if namespace is None else namespace, here.table if table is None else table)
 
 
 def _report(**content: object) -> Report:

@@ -1,7 +1,7 @@
 """The namespaces and tables that exist, and each table's settings.
 
 Owns: the file ROOT/catalog, which tables' folders come and go with it, and what was dropped. Synchronous; every change
-goes through a Medium. Must not know open tables, nor what is in their files.
+that must last goes through a Medium. Must not know open tables, nor what is in their files.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from kvsd.config.settings import SETTINGS
 from kvsd.errors import ConfigError, Conflict, InvalidValue, ReadOnly, TableNotFound
 from kvsd.server.directory import folder_of, folders_in
-from kvsd.server.dispatcher import DEFAULT_TABLE, TableName
+from kvsd.server.names import DEFAULT_TABLE, TableName
+from kvsd.server.table_settings import TableSettings, settings_from, texts_of
 from kvsd.table.medium import Medium
-from kvsd.types import NAME, Fsync
+from kvsd.types import NAME
 
 MAX_TABLES: Final = 10_000
 """And namespaces: the catalog is written as a whole with each change, and told as a whole in a list."""
@@ -29,43 +28,6 @@ MAX_TABLES: Final = 10_000
 _MAGIC: Final = "kvsd catalog 1 "
 _HEAD: Final = re.compile(rb"kvsd catalog ([0-9]{1,9}) ([0-9A-F]{8})\n")
 _DROPPED: Final = re.compile(rf"({NAME.pattern})\.({NAME.pattern})\.([0-9]{{1,12}})")
-
-
-@dataclass(frozen=True, slots=True)
-class TableSettings:
-    """What a table does differently from the server's section `kvsd`; None: as the server does."""
-
-    fsync: Fsync | None = None
-    fsync_interval_ms: int | None = None
-    cache_bytes: int | None = None
-    segment_bytes: int | None = None
-    compaction: bool | None = None
-    compaction_bytes_per_second: int | None = None
-    compaction_garbage_ratio: float | None = None
-
-
-_SETTING_NAMES: Final = tuple(field.name for field in fields(TableSettings))
-
-
-def settings_from(texts: Mapping[str, str], base: TableSettings | None = None) -> TableSettings:
-    """`base` with the settings that `texts` gives, written as in the configuration; "default" takes one back.
-
-    Raises InvalidValue for an unknown name and for a value that the server's own setting would refuse.
-    """
-    changes: dict[str, object] = {}
-    for name, text in texts.items():
-        if name not in _SETTING_NAMES:
-            raise InvalidValue(f"a table has no setting {name!r}; there are {', '.join(_SETTING_NAMES)}")
-        try:
-            changes[name] = None if text == "default" else SETTINGS[f"kvsd.{name}"].parse(text)
-        except ValueError as error:
-            raise InvalidValue(f"{name} {error}, or default") from None
-    return replace(base or TableSettings(), **changes)  # type: ignore[arg-type] # each is what its parser gives
-
-
-def texts_of(settings: TableSettings) -> dict[str, str]:
-    """The settings that are not the server's, as `settings_from` takes them."""
-    return {name: str(value) for name, value in asdict(settings).items() if value is not None}
 
 
 class Dropped(NamedTuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from kvsd.errors import ConfigError
-from kvsd.server.dispatcher import TableName
+from kvsd.server.names import TableName
 from kvsd.types import NAME
 
 _LOCK_NAME: Final = "lock"

@@ -6,22 +6,10 @@ format, nor touch a table's data.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
 from kvsd.errors import KvsdError, TableNotFound
 from kvsd.server.authentication import Principal
+from kvsd.server.names import TableName
 from kvsd.table.request import Mailbox
-
-
-class TableName(NamedTuple):
-    namespace: str
-    table: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.table}"
-
-
-DEFAULT_TABLE: Final = TableName("default", "default")
 
 
 class Dispatcher:

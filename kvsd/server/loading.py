@@ -5,43 +5,14 @@ Owns: the recovery of one table on a worker thread, and how far it is. Must not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvsd.errors import TableUnavailable
-from kvsd.server.dispatcher import DEFAULT_TABLE, TableName
-from kvsd.table.compactor import CompactionOptions
+from kvsd.server.names import DEFAULT_TABLE, TableName
+from kvsd.server.table_settings import Effective
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.medium import Medium
 from kvsd.table.store import Store
-from kvsd.types import Fsync
-
-
-@dataclass(frozen=True, slots=True)
-class Effective:
-    """What a table's settings come to, the server's included."""
-
-    fsync: Fsync
-    fsync_interval_ms: int
-    cache_bytes: int
-    segment_bytes: int
-    compaction: bool
-    compaction_bytes_per_second: int
-    compaction_garbage_ratio: float
-
-    @property
-    def compaction_options(self) -> CompactionOptions:
-        return CompactionOptions(self.compaction, self.compaction_bytes_per_second, self.compaction_garbage_ratio)
-
-    def needs_reopening(self, before: Effective) -> bool:
-        """Whether a table that is open with `before` must be opened anew: cache and compaction change at once."""
-        return self != replace(
-            before,
-            cache_bytes=self.cache_bytes,
-            compaction=self.compaction,
-            compaction_bytes_per_second=self.compaction_bytes_per_second,
-            compaction_garbage_ratio=self.compaction_garbage_ratio,
-        )
 
 
 class Loader:

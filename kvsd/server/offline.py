@@ -13,7 +13,7 @@ from typing import Final
 
 from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
-from kvsd.server.dispatcher import DEFAULT_TABLE, TableName
+from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.store import Store
 from kvsd.types import Key, Value

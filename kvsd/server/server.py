@@ -30,8 +30,9 @@ from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, insecure_users
 from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher
+from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.listener import Listener, bind
+from kvsd.server.names import DEFAULT_TABLE
 from kvsd.server.reporting import make_reporter
 from kvsd.server.session import Services, Session
 from kvsd.server.tables import Tables
@@ -191,10 +192,10 @@ class Server:
         pools = Pools(
             commits=ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="kvsd-commit"),
             reads=ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="kvsd-read"),
-            background=ThreadPoolExecutor(1, thread_name_prefix="kvsd-background"),
             compactions=ThreadPoolExecutor(1, thread_name_prefix="kvsd-compaction"),
+            hints=ThreadPoolExecutor(1, thread_name_prefix="kvsd-hint"),
         )
-        for pool in filter(None, (pools.commits, pools.reads, pools.background, pools.compactions)):
+        for pool in filter(None, (pools.commits, pools.reads, pools.compactions, pools.hints)):
             self._owned.callback(pool.shutdown)
         return Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium())
 

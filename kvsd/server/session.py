@@ -32,7 +32,8 @@ from kvsd.protocol.messages import Message, encode, encode_success
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
+from kvsd.server.dispatcher import Dispatcher
+from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.replies import Replies
 from kvsd.server.translation import TableRequest, operation_of, value_bytes_of
 from kvsd.table import request
@@ -288,8 +289,7 @@ class Session(Connection):
         if namespace is None and table is None:
             return self._mailbox
         assert self._principal is not None
-        name = TableName(namespace or self._table.namespace, table or self._table.table)
-        return self._services.dispatcher.mailbox(self._principal, name)
+        return self._services.dispatcher.mailbox(self._principal, self._table.resolve(namespace, table))
 
     def _use(self, name: TableName) -> KvsdError | None:
         """Make `name` the session's table; the error where there is none."""

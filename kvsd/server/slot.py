@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from kvsd.errors import KvsdError
-from kvsd.server.catalog import TableSettings
-from kvsd.server.dispatcher import TableName
+from kvsd.server.names import TableName
+from kvsd.server.table_settings import TableSettings
 from kvsd.table.actor import MAILBOX_REQUESTS, TableActor
 from kvsd.table.committer import State
 from kvsd.table.request import Request
@@ -25,13 +25,12 @@ _ticks: Final = itertools.count(1)
 class TableMailbox(asyncio.Queue[Request | None]):
     """A bounded queue that tells when it was last used, and somebody that it is, while no actor waits for it."""
 
+    _queue: deque[Request | None]
+
     def __init__(self) -> None:
         super().__init__(MAILBOX_REQUESTS)
         self.used_at = 0
         self.on_put: Callable[[], None] | None = None
-
-    def _init(self, maxsize: int) -> None:
-        self._queue: deque[Request | None] = deque()
 
     def _put(self, item: Request | None) -> None:
         self._queue.append(item)  # what the base class does; a call would cost a tenth of a microsecond

@@ -23,14 +23,16 @@ from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
 from kvsd.errors import KvsdError, Loading, StorageError, TableNotFound, TableUnavailable
-from kvsd.server.catalog import Catalog, Dropped, TableSettings, settings_from
-from kvsd.server.dispatcher import Dispatcher, TableName
-from kvsd.server.loading import Effective, Loader
+from kvsd.server.catalog import Catalog, Dropped
+from kvsd.server.dispatcher import Dispatcher
+from kvsd.server.loading import Loader
+from kvsd.server.names import TableName
 from kvsd.server.slot import Slot
+from kvsd.server.table_settings import Effective, TableSettings, settings_from
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
-from kvsd.table.request import Compact, Describe, Operation, Origin, Progress, Request, Result, Status
+from kvsd.table.request import Compact, CompactionProgress, Describe, Operation, Origin, Request, Result, Status
 from kvsd.table.workers import Pools
 
 T = TypeVar("T")
@@ -204,23 +206,24 @@ class Tables:
     async def info(self, name: TableName) -> TableInfo:
         """Opens the table where it is closed. Raises TableNotFound."""
         table = self._find(name)
-        [result] = await self._ask(table, Describe())
+        result = await self._ask(table, Describe())
         status = result if isinstance(result, Status) else None
         error = result if isinstance(result, KvsdError) else None
         return TableInfo(_entry(table), self._effective(table.settings), status, error)
 
-    async def compact(self, name: TableName, operation: Compact) -> Progress:
+    async def compact(self, name: TableName, operation: Compact) -> CompactionProgress:
         """Opens the table where it is closed. Raises TableNotFound, ReadOnly, and what keeps it from being opened."""
-        [result] = await self._ask(self._find(name), operation)
+        result = await self._ask(self._find(name), operation)
         if isinstance(result, KvsdError):
             raise result
-        assert isinstance(result, Progress)
+        assert isinstance(result, CompactionProgress)
         return result
 
-    async def _ask(self, table: Slot, operation: Operation) -> Sequence[Result]:
+    async def _ask(self, table: Slot, operation: Operation) -> Result:
         request = Request([operation], Origin(Budget(_DESCRIPTION_BYTES)), self._loop.create_future())
         await table.mailbox.put(request)
-        return await request.future
+        [result] = await request.future
+        return result
 
     @_to_its_end
     async def create_namespace(self, namespace: str) -> None:
@@ -327,20 +330,7 @@ class Tables:
         await self._loop.run_in_executor(self._administration, change)
 
     def _effective(self, settings: TableSettings) -> Effective:
-        def either(own: T | None, servers: T) -> T:
-            return servers if own is None else own
-
-        return Effective(
-            fsync=either(settings.fsync, self._storage.fsync),
-            fsync_interval_ms=either(settings.fsync_interval_ms, self._storage.fsync_interval_ms),
-            cache_bytes=either(settings.cache_bytes, self._cache_share),
-            segment_bytes=either(settings.segment_bytes, self._storage.segment_bytes),
-            compaction=either(settings.compaction, self._storage.compaction),
-            compaction_bytes_per_second=either(
-                settings.compaction_bytes_per_second, self._storage.compaction_bytes_per_second
-            ),
-            compaction_garbage_ratio=either(settings.compaction_garbage_ratio, self._storage.compaction_garbage_ratio),
-        )
+        return Effective.of(settings, self._storage, cache_share_bytes=self._cache_share)
 
     @property
     def _cache_share(self) -> int:

@@ -17,7 +17,7 @@ from kvsd.protocol.administration import Report
 from kvsd.protocol.decoder import Limits
 from kvsd.protocol.messages import Fail, encode, encode_success
 from kvsd.table import request, updates
-from kvsd.table.request import Found, Operation, Page, Progress, Result, Status
+from kvsd.table.request import CompactionProgress, Found, Operation, Page, Result, Status
 from kvsd.types import MAX_TTL_SECONDS
 
 _STEP_BYTES: Final = 128
@@ -96,7 +96,7 @@ def encode_result(result: Result) -> bytes:
             return encode(engine.Entry(result.value, result.version, result.timestamp_us, result.expires_us))
         case Page():
             return encode(engine.Page(result.next, tuple(result.items)))
-        case Status() | Progress():
+        case Status() | CompactionProgress():
             return encode(Report(json.dumps(asdict(result)).encode()))
         case Conflict() if result.version is not None:
             return encode(engine.Mismatch(result.version, str(result)))

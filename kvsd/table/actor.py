@@ -20,7 +20,7 @@ from kvsd.table.compactor import CompactionOptions, Compactor
 from kvsd.table.hint_writer import HintWriter
 from kvsd.table.log import Read
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations, deleted_anyway
-from kvsd.table.request import Compact, Delete, Mailbox, Origin, Progress, Request, Status
+from kvsd.table.request import Compact, CompactionProgress, Delete, Mailbox, Origin, Request, Status
 from kvsd.table.segment import Stored
 from kvsd.table.store import Commit, Store
 from kvsd.table.workers import Pools, Workers
@@ -62,7 +62,7 @@ class TableActor:
         self._loop = asyncio.get_running_loop()
         self._current: Request | None = None
         self._operations = Operations(store, self)
-        self._hints = HintWriter(store.log.medium, pools.background, self._hint_failed) if pools.background else None
+        self._hints = HintWriter(store.log.medium, pools.hints, self._hint_failed) if pools.hints else None
         self._compactor = Compactor(store, compaction or CompactionOptions(), self)
         self._waiting: defaultdict[int, list[Request]] = defaultdict(list)
         self._blocked: dict[Request, None] = {}
@@ -159,7 +159,7 @@ class TableActor:
 
     # Compaction
 
-    def compact(self, operation: Compact) -> Progress | ReadOnly:
+    def compact(self, operation: Compact) -> CompactionProgress | ReadOnly:
         match operation.action:
             case "start":
                 if not self.may_compact:
@@ -187,8 +187,7 @@ class TableActor:
                 return error
             return None
 
-        pools = self._workers.pools
-        self._workers.run(pools.compactions or pools.reads, attempt, done)
+        self._workers.run(self._workers.pools.compactions, attempt, done)
 
     def run_log_sync(self, job: Job, done: Callable[[Exception | None], None]) -> None:
         def synced(error: Exception | None) -> None:
@@ -211,11 +210,11 @@ class TableActor:
     def log_failed(self, error: OSError) -> None:
         self._committer.turn_read_only(error)
 
-    def compacted(self, progress: Progress) -> None:
+    def compacted(self, progress: CompactionProgress) -> None:
         self._reporter.info("compacted", table=self.name, reclaimed_bytes=progress.reclaimed_bytes)
         self._write_hints()
 
-    def compaction_failed(self, error: Exception, progress: Progress) -> None:
+    def compaction_failed(self, error: Exception, progress: CompactionProgress) -> None:
         if isinstance(error, CorruptLog):
             self.damaged(error)
         self._reporter.warning("compaction failed", table=self.name, error=str(error), state=progress.state)

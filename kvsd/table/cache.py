@@ -62,10 +62,6 @@ class ValueCache:
         if value is not None:
             self.used_bytes -= _cost(key, value)
 
-    def clear(self) -> None:
-        self._values.clear()
-        self.used_bytes = 0
-
 
 def _cost(key: Key, value: Value) -> int:
     return _ENTRY_BYTES + len(key) + len(value)

@@ -1,7 +1,7 @@
 """One compaction: a run of sealed segments is rewritten into one file that holds only what is still wanted.
 
 Owns: the steps of it, and their order. Must not know asyncio, what is wanted (that is retention's), nor when to compact
-what: `compact` is a generator that touches the Store itself and yields what blocks, as jobs for a worker.
+what: `Compaction.steps` is a generator that touches the Store itself and yields what blocks, as jobs for a worker.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from kvsd.table.entry import (
     DIGEST_MASK,
     HEADER,
     HEADER_BYTES,
-    SEAL_VALUE,
     TOMBSTONES,
     Header,
     encode_header,
@@ -31,6 +30,7 @@ from kvsd.table.retention import Retention
 from kvsd.table.scan import Record, Scan
 from kvsd.table.segment import (
     MAX_GENERATION,
+    OVERHEAD_BYTES,
     SEGMENT_HEADER_BYTES,
     TEMPORARY,
     Segment,
@@ -48,16 +48,12 @@ SLICE_RECORDS: Final = 128
 SLICE_BYTES: Final = 1 << 20
 """What a job takes on: under a millisecond of Python, in which another thread may have to wait for the interpreter."""
 
-OVERHEAD_BYTES: Final = SEGMENT_HEADER_BYTES + HEADER_BYTES + SEAL_VALUE.size
-"""Of each segment: its header and its SEAL."""
-
 _SYNC_BYTES: Final = 8 << 20
 """Synced on the way, so that no sync of a commit has to wait for a whole segment."""
 MARGIN_BYTES: Final = 16 << 20
 """What the disk must have beside the output, for the writes that go on meanwhile; but no more than the output again: on
 a full disk, what is all but dead must still be able to go."""
 _MAX_OFFSET: Final = 0xFFFFFFFF
-_PREV_SEQ_AT: Final = 40
 
 
 class Slice:
@@ -79,11 +75,14 @@ class Slice:
                 raise CorruptLog(f"{segment.path}: damaged at offset {offset}", str(segment.path), offset)
 
     def at(self, place: int) -> int:
+        """Where in `data` the entry of `records[place]` begins."""
         return self.records[place][3] - self.position - self._base
 
+    def header(self, place: int) -> Header:
+        return Header._make(HEADER.unpack_from(self.data, self.at(place)))
+
     def prev_seq(self, place: int) -> int:
-        at = self.at(place) + _PREV_SEQ_AT
-        return int.from_bytes(self.data[at : at + 8], "big")
+        return self.header(place).prev_seq
 
 
 class Input:
@@ -149,8 +148,7 @@ class Output:
         for place, is_wanted in enumerate(wanted):
             if not is_wanted:
                 continue
-            at = found.at(place)
-            old = Header._make(HEADER.unpack_from(data, at))
+            at, old = found.at(place), found.header(place)
             header, header_crc = encode_header(
                 mark,
                 crc_seed ^ end,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from kvsd.errors import StorageError
-from kvsd.table.compaction import OVERHEAD_BYTES, Compaction, Job
-from kvsd.table.request import Progress
-from kvsd.table.segment import MAX_GENERATION, Segment
+from kvsd.table.compaction import Compaction, Job
+from kvsd.table.request import CompactionProgress
+from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
 from kvsd.table.store import Store
 
 _MAX_RUN: Final = 16
@@ -110,8 +110,8 @@ class Host(Protocol):
     def log_failed(self, error: OSError) -> None:
         """A sync of the log's active segment has failed."""
 
-    def compacted(self, progress: Progress) -> None: ...
-    def compaction_failed(self, error: Exception, progress: Progress) -> None: ...
+    def compacted(self, progress: CompactionProgress) -> None: ...
+    def compaction_failed(self, error: Exception, progress: CompactionProgress) -> None: ...
 
 
 class _Abandoned(Exception):
@@ -140,11 +140,11 @@ class Compactor:
         self._stopping = False
         self._stuck = False
         """An output has its name, and its inputs theirs: the next start takes the one. Until then, no other run."""
-        self._everything_next = False
-        """`start` was called, and its run has not begun."""
+        self._is_requested = False
+        """`start` was called, and its plan is not begun."""
         self._is_sealing = False
         """It waits for the segment that is appended to."""
-        self._is_everything = False
+        self._is_for_tombstones = False
         """The plan that is carried out takes all segments, for the sake of tombstones."""
         self._tombstones_kept = 0
         """How many the last such plan has left: it is worth it again when there are twice as many."""
@@ -158,17 +158,17 @@ class Compactor:
         self._segments_done = self._segments_total = 0
         self._bytes_done = self._bytes_total = self._reclaimed_bytes = 0
 
-    def progress(self) -> Progress:
+    def progress(self) -> CompactionProgress:
         if self._stuck:
             state = "stopped"
         elif self._paused:
             state = "paused"
-        elif self._steps is not None or (self._everything_next and self._host.may_compact):
+        elif self._steps is not None or (self._is_requested and self._host.may_compact):
             state = "running"
         else:
             state = "idle"
         under_way = 0 if self._compaction is None else self._compaction.bytes_done
-        return Progress(
+        return CompactionProgress(
             state=state,
             segments_done=self._segments_done,
             segments_total=self._segments_total,
@@ -196,16 +196,21 @@ class Compactor:
         """Begin, if there is enough garbage, or `start` was called."""
         if self._steps is not None or self._paused or self._is_sealing:
             return
-        if self._everything_next:
-            self._everything_next = False
-            self._begin(0)
+        if self._is_requested:
+            self._is_requested = False
+            self._begin(on_demand=True)
         elif self._options.auto and self._host.time() >= self._retry_at:
-            self._begin(self._options.garbage_ratio)
+            self._begin(on_demand=False)
 
     def start(self) -> None:
-        """Compact all that holds garbage, the segment included that is appended to; behind what is under way."""
+        """Compact all that holds garbage, the segment included that is appended to; behind what is under way.
+
+        Does nothing once it is stuck: what has failed then stays to be told.
+        """
+        if self._stuck:
+            return
         self._error = ""
-        self._everything_next = True
+        self._is_requested = True
         self._paused = False
         self._is_sealing = self._host.seal_log()
         if self._steps is not None:
@@ -230,12 +235,13 @@ class Compactor:
         self._stopping = True
         self._go_on()
 
-    def _begin(self, garbage_ratio: float) -> None:
+    def _begin(self, *, on_demand: bool) -> None:
+        """Make a plan, and carry it out; one that is made on demand takes all that holds garbage."""
         if self._stopping or self._stuck or not self._host.may_compact:
             return
         index, log = self._store.index, self._store.log
-        bearable = max(_FEW_TOMBSTONES, index.live, 2 * self._tombstones_kept) if garbage_ratio else 0
-        self._is_everything = self._tombstones > bearable
+        bearable = 0 if on_demand else max(_FEW_TOMBSTONES, index.live, 2 * self._tombstones_kept)
+        self._is_for_tombstones = self._tombstones > bearable
         candidates = [
             Candidate(
                 segment,
@@ -248,10 +254,10 @@ class Compactor:
         self._runs = plan(
             candidates,
             segment_bytes=log.options.segment_bytes,
-            garbage_ratio=garbage_ratio,
-            everything=self._is_everything,
+            garbage_ratio=0 if on_demand else self._options.garbage_ratio,
+            everything=self._is_for_tombstones,
         )
-        if self._runs or not garbage_ratio:
+        if self._runs or on_demand:
             self._error = ""
             self._segments_done = self._bytes_done = self._reclaimed_bytes = 0
             self._segments_total = sum(map(len, self._runs))
@@ -264,8 +270,8 @@ class Compactor:
             self._steps = self._compaction.steps()
             self._seen_bytes = 0
             self._go_on()
-        elif self._is_everything:
-            self._is_everything = False
+        elif self._is_for_tombstones:
+            self._is_for_tombstones = False
             self._tombstones_kept = self._tombstones
 
     @property
@@ -346,9 +352,7 @@ class Compactor:
         self._bytes_done += sum(candidate.size_bytes for candidate in run)
         self._reclaimed_bytes += compaction.reclaimed_bytes
         self._host.compacted(self.progress())
-        self._next_run()
-        if self._steps is None:
-            self.consider()
+        self._proceed()
 
     def _failed(self, error: Exception) -> None:
         compaction, run = self._clear()
@@ -369,6 +373,10 @@ class Compactor:
         self._host.compaction_failed(error, self.progress())
         if self._stuck:
             self._runs.clear()
+        self._proceed()
+
+    def _proceed(self) -> None:
+        """After a run: with the next one of the plan, or else with another plan."""
         self._next_run()
         if self._steps is None:
             self.consider()

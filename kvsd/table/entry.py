@@ -26,9 +26,10 @@ MAX_FORMAT_VALUE_BYTES: Final = 1 << 30
 
 CODEC_RAW: Final = 0
 
-
 SEAL_VALUE: Final = struct.Struct(">QQQ")
 """Count of the entries before the SEAL, the last one's seq (0 none), and the sum of their header_crcs mod 2^64."""
+SEAL_BYTES: Final = HEADER_BYTES + SEAL_VALUE.size
+"""A whole SEAL entry."""
 DIGEST_MASK: Final = (1 << 64) - 1
 SEQ_GAP: Final = 1 << 32
 """How far the number of a SEAL jumps where numbers before it may have been seen that never reached the disk."""

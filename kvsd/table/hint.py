@@ -18,11 +18,11 @@ from zlib import crc32
 
 from kvsd.errors import CorruptLog
 from kvsd.table import index
-from kvsd.table.entry import HEADER_BYTES, SEAL_VALUE, TOMBSTONES, Kind
+from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind
 from kvsd.table.index import Block, Location
 from kvsd.table.medium import Medium
 from kvsd.table.scan import Record, Scan, Seal
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader
+from kvsd.table.segment import OVERHEAD_BYTES, TEMPORARY, Segment, SegmentHeader
 from kvsd.table.work import ROOM_BYTES
 from kvsd.types import Key
 
@@ -42,8 +42,6 @@ _BLOCK_ENTRIES: Final = 1_024
 _BLOCK_KEY_BYTES: Final = 1 << 20
 _SLICE_ENTRIES: Final = 128
 """A quarter of a millisecond: another thread that wants the interpreter seldom waits longer."""
-_EMPTY_BYTES: Final = SEGMENT_HEADER_BYTES + HEADER_BYTES + SEAL_VALUE.size
-"""Of a segment that holds nothing but its SEAL."""
 
 
 def path_of(segment: Path) -> Path:
@@ -185,8 +183,8 @@ def write(medium: Medium, path: Path, pause: Callable[[], bool] = lambda: False)
     """
     segment = Segment.open(medium, path)
     try:
-        if medium.size(segment.fd) <= _EMPTY_BYTES:
-            return False
+        if medium.size(segment.fd) <= OVERHEAD_BYTES:
+            return False  # it has no entries
         if medium.free_bytes(path.parent) < medium.size(segment.fd) + ROOM_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path_of(path)))
         return _write(segment, pause)

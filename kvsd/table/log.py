@@ -17,7 +17,7 @@ from zlib import crc32
 from kvsd.table import recovery
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
 from kvsd.table.medium import Medium
-from kvsd.table.progress import Progress
+from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
 from kvsd.table.settlement import Settlement
 from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
@@ -93,7 +93,7 @@ class Log:
         self._runs: list[Run] = []
         self._syncs: set[Sync] = set()
         self._unhinted: list[Path] = []
-        self.progress = Progress()
+        self.progress = RecoveryProgress()
         """Of the recovery; any thread may look."""
 
     def recover(self, sink: recovery.Sink) -> None:
@@ -371,7 +371,7 @@ class Log:
             self._fill_bytes = min(self._fill_bytes * 2, MAX_FILL_BYTES)
 
     def sync(self) -> Sync | None:
-        """What `fsync: interval` has to sync now; then call `synced`."""
+        """What is committed and not synced, under `fsync: interval` or `never`; then call `synced`."""
         if self._committed.synced_to == self._committed.end:
             return None
         sync = Sync(self._segments[self._committed.header.number], self._committed.end)

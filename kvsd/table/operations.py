@@ -21,6 +21,7 @@ from kvsd.table.request import (
     Batch,
     Check,
     Compact,
+    CompactionProgress,
     Count,
     Delete,
     Describe,
@@ -29,7 +30,6 @@ from kvsd.table.request import (
     Found,
     Get,
     Page,
-    Progress,
     Request,
     Result,
     Scan,
@@ -51,9 +51,7 @@ class NeedsValue:
 
 @dataclass(frozen=True, slots=True)
 class NeedsCommit:
-    """A scan sees what is committed: this group must be first."""
-
-    group: int
+    """A scan sees what is committed: the Request's `barrier` must be first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class Gatekeeper(Protocol):
     def refusal(self, *, is_deletion: bool) -> ReadOnly | None: ...
     def damaged(self, error: CorruptLog) -> CorruptLog: ...
     def describe(self) -> Status: ...
-    def compact(self, operation: Compact) -> Progress | ReadOnly: ...
+    def compact(self, operation: Compact) -> CompactionProgress | ReadOnly: ...
 
 
 class Operations:
@@ -315,7 +313,7 @@ class Operations:
         if not request.barrier:
             request.barrier = self._store.pending_group
         if request.barrier > self._store.settled_group:
-            return NeedsCommit(request.barrier)
+            return NeedsCommit()
         if not self._store.is_ordered:
             return NeedsOrder()
         request.barrier = 0

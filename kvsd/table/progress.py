@@ -1,9 +1,12 @@
-"""How far a recovery has come, for whoever waits for it."""
+"""How far a recovery has come, for whoever waits for it.
+
+Owns: two figures. Must not know what is recovered.
+"""
 
 from __future__ import annotations
 
 
-class Progress:
+class RecoveryProgress:
     """Bytes of the log, not of what is read: a hint stands for its whole segment. May be read by any thread."""
 
     __slots__ = ("bytes_done", "bytes_total")

@@ -16,7 +16,7 @@ from kvsd.table.entry import HEADER, HEADER_BYTES, Header, header_is_intact
 from kvsd.table.hint import Hint
 from kvsd.table.index import Block, position_of
 from kvsd.table.medium import Medium
-from kvsd.table.progress import Progress
+from kvsd.table.progress import RecoveryProgress
 from kvsd.table.scan import Record, Scan
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment, parse_name
 from kvsd.table.settlement import Settlement
@@ -33,7 +33,7 @@ class Sink(Protocol):
 
 
 def recover(
-    medium: Medium, directory: Path, sink: Sink, progress: Progress, *, loose: bool, now_us: Callable[[], int]
+    medium: Medium, directory: Path, sink: Sink, progress: RecoveryProgress, *, loose: bool, now_us: Callable[[], int]
 ) -> tuple[Settlement, list[Path]]:
     """Give all intact entries to `sink`; returns the job that settles the tail and creates a new active segment,
     and the segments that want a hint once it has run.
@@ -81,7 +81,7 @@ def recover(
     return settlement, unhinted
 
 
-def _read(segment: Segment, sink: Sink, progress: Progress, *, is_last: bool) -> tuple[Scan, bool]:
+def _read(segment: Segment, sink: Sink, progress: RecoveryProgress, *, is_last: bool) -> tuple[Scan, bool]:
     """Give the entries of `segment` to `sink`; whether its hint had them all."""
     before = progress.bytes_done
 

@@ -127,7 +127,7 @@ class Describe:
 class Compact:
     """Compact the log in the background: start (all that holds garbage), pause, resume, or ask for the status alone.
 
-    The result is Progress.
+    The result is CompactionProgress.
     """
 
     action: Literal["start", "pause", "resume", "status"]
@@ -184,7 +184,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class CompactionProgress:
     """How far the compactions have come that are under way, or were the last."""
 
     state: str
@@ -199,7 +199,7 @@ class Progress:
 
 
 Operation: TypeAlias = Get | Fetch | Set | Delete | Update | Batch | Exists | Scan | Count | Describe | Compact
-Result: TypeAlias = Value | int | Found | Page | Status | Progress | KvsdError | None
+Result: TypeAlias = Value | int | Found | Page | Status | CompactionProgress | KvsdError | None
 
 MAX_PAGE_KEYS: Final = 1_000
 

@@ -12,7 +12,17 @@ from zlib import crc32
 
 from kvsd.errors import UnsupportedFormat
 from kvsd.table import entry
-from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, SEAL_VALUE, SEQ_GAP, Header, Kind, header_is_intact
+from kvsd.table.entry import (
+    DIGEST_MASK,
+    HEADER,
+    HEADER_BYTES,
+    SEAL_BYTES,
+    SEAL_VALUE,
+    SEQ_GAP,
+    Header,
+    Kind,
+    header_is_intact,
+)
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment
 from kvsd.types import Key
 
@@ -82,7 +92,7 @@ class Scan:
     def accept(self, seal: Seal) -> bool:
         """Instead of iterating: whether the segment has this very SEAL, which vouches for what is before it."""
         segment = self.segment
-        data = segment.medium.read(segment.fd, HEADER_BYTES + SEAL_VALUE.size, seal.offset)
+        data = segment.medium.read(segment.fd, SEAL_BYTES, seal.offset)
         if not header_is_intact(data, 0, segment.header.mark, segment.crc_seed ^ seal.offset):
             return False
         header, value = Header._make(HEADER.unpack_from(data)), data[HEADER_BYTES:]

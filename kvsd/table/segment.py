@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from kvsd.errors import CorruptLog, UnsupportedFormat
-from kvsd.table.entry import HEADER, HEADER_BYTES, header_is_intact, seed
+from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_BYTES, header_is_intact, seed
 from kvsd.table.medium import Medium
 from kvsd.types import Key, Value
 
@@ -25,6 +25,9 @@ _LAYOUT: Final = struct.Struct(">8sHHI16sQQIIQQQQQ32xQ?51x")
 _CHECKSUM: Final = struct.Struct(">I")
 SEGMENT_HEADER_BYTES: Final = _LAYOUT.size + _CHECKSUM.size
 assert SEGMENT_HEADER_BYTES == 192
+
+OVERHEAD_BYTES: Final = SEGMENT_HEADER_BYTES + SEAL_BYTES
+"""Of each sealed segment: its header and its SEAL."""
 
 TEMPORARY: Final = ".tmp"
 FIRST_FILL_BYTES: Final = 64 << 10

@@ -16,7 +16,7 @@ from kvsd.table.entry import HEADER_BYTES, Kind
 from kvsd.table.index import Index, Location
 from kvsd.table.log import Log, Read
 from kvsd.table.order import KeyOrder
-from kvsd.table.progress import Progress
+from kvsd.table.progress import RecoveryProgress
 from kvsd.table.request import Status
 from kvsd.table.segment import Stored
 from kvsd.table.work import Append
@@ -79,7 +79,7 @@ class Store:
         self._index.finish()
 
     @property
-    def recovering(self) -> Progress:
+    def recovering(self) -> RecoveryProgress:
         """How far `recover` has come; any thread may look."""
         return self.log.progress
 

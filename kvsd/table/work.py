@@ -103,7 +103,7 @@ class Fill:
 
 
 class Sync:
-    """What `fsync: interval` syncs, apart from the appends."""
+    """A sync apart from the appends: as `fsync: interval` owes it, and before a compaction drops older values."""
 
     def __init__(self, segment: Segment, end: int) -> None:
         self.segment = segment

@@ -20,10 +20,10 @@ class Pools:
 
     commits: Executor
     reads: Executor
-    background: Executor | None = None
-    """Of one thread, for hints; without it none are written."""
-    compactions: Executor | None = None
-    """Of one thread: one table after the other takes a step. Without it, they go to `reads`."""
+    compactions: Executor
+    """Of one thread: one table after the other takes a step."""
+    hints: Executor | None = None
+    """Of one thread; without it none are written."""
 
 
 class Workers:

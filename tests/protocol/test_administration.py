@@ -10,8 +10,7 @@ from kvsd.errors import ProtocolError
 from kvsd.protocol import administration as a
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits
 from kvsd.protocol.messages import ADMINISTRATION_TYPES, Unknown, encode
-
-LIMITS = Limits()
+from tests.protocol.both_ways import check, outcome
 
 MESSAGES: list[tuple[a.AdministrationMessage, bytes]] = [
     (a.TableCreate("shop", "stock"), b"*3\r\n#\x60+shop\r\n+stock\r\n"),
@@ -34,25 +33,9 @@ MESSAGES: list[tuple[a.AdministrationMessage, bytes]] = [
 ]
 
 
-def outcome(data: bytes, limits: Limits = LIMITS) -> object:
-    decoder = Decoder(limits)
-    decoder.feed(data)
-    try:
-        return decoder.next_message()
-    except ProtocolError as error:
-        return error
-
-
 @pytest.mark.parametrize(("message", "data"), MESSAGES)
 def test_bytes_and_messages_belong_together(message: a.AdministrationMessage, data: bytes) -> None:
-    assert encode(message) == data
-    assert outcome(data + b"*") == message
-    for cut in range(len(data)):
-        decoder = Decoder()
-        decoder.feed(data[:cut])
-        assert decoder.next_message() is None
-        decoder.feed(data[cut:])
-        assert decoder.next_message() == message
+    check(message, data)
 
 
 def test_every_type_has_a_message_and_a_test() -> None:

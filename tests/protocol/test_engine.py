@@ -11,8 +11,7 @@ from kvsd.protocol import engine
 from kvsd.protocol.decoder import Decoder, Limits, Refused
 from kvsd.protocol.messages import encode
 from kvsd.types import MAX_BATCH_STEPS
-
-LIMITS = Limits()
+from tests.protocol.both_ways import check, outcome
 
 STEPS: tuple[engine.Step, ...] = (
     engine.Store(None, None, b"a", b"1", 5, None),
@@ -44,26 +43,9 @@ MESSAGES: list[tuple[engine.EngineMessage, bytes]] = [
 ]
 
 
-def outcome(data: bytes, limits: Limits = LIMITS) -> object:
-    decoder = Decoder(limits)
-    decoder.feed(data)
-    try:
-        return decoder.next_message()
-    except ProtocolError as error:
-        return error
-
-
 @pytest.mark.parametrize(("message", "data"), MESSAGES)
 def test_bytes_and_messages_belong_together(message: engine.EngineMessage, data: bytes) -> None:
-    assert encode(message) == data
-    assert outcome(data + b"*") == message
-    for cut in range(len(data)):
-        assert outcome(data[:cut]) is None
-        decoder = Decoder()
-        decoder.feed(data[:cut])
-        assert decoder.next_message() is None
-        decoder.feed(data[cut:])
-        assert decoder.next_message() == message
+    check(message, data)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from kvsd.protocol.engine import Store, Use
 from kvsd.protocol.messages import Fail, Get, Message, Ping, Set, Success, encode
 from kvsd.server import Server
 from kvsd.server import catalog as catalog_module
-from kvsd.server.catalog import Catalog, TableSettings
-from kvsd.server.dispatcher import TableName
+from kvsd.server.catalog import Catalog
+from kvsd.server.names import TableName
+from kvsd.server.table_settings import TableSettings
 from kvsd.server.tables import Tables
 from kvsd.table.medium import Medium
 from tests.conftest import Connect, Start

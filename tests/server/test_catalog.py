@@ -11,9 +11,10 @@ import pytest
 
 from kvsd.errors import ConfigError, Conflict, InvalidValue, ReadOnly, TableNotFound
 from kvsd.server import offline
-from kvsd.server.catalog import Catalog, TableSettings, settings_from, texts_of
+from kvsd.server.catalog import Catalog
 from kvsd.server.directory import folder_of, folders_in
-from kvsd.server.dispatcher import DEFAULT_TABLE, TableName
+from kvsd.server.names import DEFAULT_TABLE, TableName
+from kvsd.server.table_settings import TableSettings
 from kvsd.types import Fsync
 from tests.table.medium import COUNTED, FaultyMedium
 
@@ -234,17 +235,6 @@ def test_what_must_not_be_dropped_or_made_twice_says_why(tmp_path: Path) -> None
     catalog.drop_table(A)
     catalog.drop_namespace("app")
     assert picture(Catalog(tmp_path)) == (["default"], {DEFAULT_TABLE: TableSettings()})
-
-
-def test_settings_are_written_as_in_the_configuration() -> None:
-    given = settings_from({"fsync": "never", "cache_bytes": "1 KiB"})
-    assert given == NEVER
-    assert settings_from(texts_of(given)) == given
-    assert settings_from({"fsync": "default"}, given) == TableSettings(cache_bytes=1024)
-    with pytest.raises(InvalidValue, match=r"no setting 'fsnyc'; there are fsync, fsync_interval_ms"):
-        settings_from({"fsnyc": "never"})
-    with pytest.raises(InvalidValue, match=r"segment_bytes must be from 65536.*or default"):
-        settings_from({"segment_bytes": "1"})
 
 
 # What was dropped

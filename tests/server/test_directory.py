@@ -14,7 +14,7 @@ import pytest
 
 from kvsd.errors import ConfigError
 from kvsd.server.directory import DataDirectory, folder_of, folders_in
-from kvsd.server.dispatcher import TableName
+from kvsd.server.names import TableName
 from kvsd.types import NAME
 
 

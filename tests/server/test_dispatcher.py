@@ -6,7 +6,8 @@ import asyncio
 
 from kvsd.errors import TableNotFound
 from kvsd.server.authentication import Principal
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
+from kvsd.server.dispatcher import Dispatcher
+from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.table.request import Mailbox
 
 ANN = Principal("ann")

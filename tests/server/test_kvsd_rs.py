@@ -11,8 +11,8 @@ import pytest
 from kvsd.errors import ConfigError, CorruptLog
 from kvsd.server import offline
 from kvsd.server.directory import DataDirectory, folders_in
-from kvsd.server.dispatcher import DEFAULT_TABLE
 from kvsd.server.kvsd_rs import RustFile
+from kvsd.server.names import DEFAULT_TABLE
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.store import Store
 

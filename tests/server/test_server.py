@@ -21,8 +21,8 @@ from kvsd.protocol.messages import Authenticate, Fail, Get, Ping, Set, Success, 
 from kvsd.server import Server, listener
 from kvsd.server.authentication import Authenticator, Principal, hash_password
 from kvsd.server.directory import DataDirectory
-from kvsd.server.dispatcher import TableName
 from kvsd.server.listener import bind
+from kvsd.server.names import TableName
 from kvsd.server.server import is_loopback
 from kvsd.table import request
 from kvsd.table.budget import Budget

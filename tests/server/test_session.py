@@ -32,7 +32,7 @@ from kvsd.protocol.messages import (
 )
 from kvsd.server import Server, session, slot
 from kvsd.server.authentication import Authenticator, Principal
-from kvsd.server.dispatcher import DEFAULT_TABLE
+from kvsd.server.names import DEFAULT_TABLE
 from kvsd.server.session import Session
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget

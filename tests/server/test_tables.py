@@ -20,9 +20,11 @@ from kvsd.protocol import messages
 from kvsd.server import Server
 from kvsd.server import server as server_module
 from kvsd.server.authentication import Principal
-from kvsd.server.catalog import Catalog, TableSettings
+from kvsd.server.catalog import Catalog
 from kvsd.server.directory import folder_of
-from kvsd.server.dispatcher import DEFAULT_TABLE, Dispatcher, TableName
+from kvsd.server.dispatcher import Dispatcher
+from kvsd.server.names import DEFAULT_TABLE, TableName
+from kvsd.server.table_settings import TableSettings
 from kvsd.server.tables import Tables
 from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
@@ -76,7 +78,7 @@ async def served(
     root: Path, *, medium: Medium | None = None, patience_seconds: float = 10.0, **given: object
 ) -> AsyncIterator[Served]:
     reports, dispatcher = Reports(), Dispatcher()
-    pools = Pools(commits=ThreadPoolExecutor(8), reads=ThreadPoolExecutor(2))
+    pools = Pools(commits=ThreadPoolExecutor(8), reads=ThreadPoolExecutor(2), compactions=ThreadPoolExecutor(1))
     catalog = Catalog(root)
     catalog.settle()
     tables = Tables(

@@ -15,7 +15,7 @@ from kvsd.table.compaction import Compaction
 from kvsd.table.log import Log, LogOptions, Read
 from kvsd.table.medium import Medium
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations
-from kvsd.table.request import Compact, Operation, Origin, Progress, Request, Result, Status
+from kvsd.table.request import Compact, CompactionProgress, Operation, Origin, Request, Result, Status
 from kvsd.table.segment import parse_name
 from kvsd.table.store import Store
 from kvsd.types import Fsync
@@ -58,7 +58,7 @@ class AlwaysWritable:
     def describe(self) -> Status:
         raise NotImplementedError
 
-    def compact(self, operation: Compact) -> Progress:
+    def compact(self, operation: Compact) -> CompactionProgress:
         raise NotImplementedError
 
 

@@ -149,7 +149,8 @@ async def serving(
     *,
     commits: Executor | None = None,
     reads: Executor | None = None,
-    background: Executor | None = None,
+    compactions: Executor | None = None,
+    hints: Executor | None = None,
     cache_bytes: int = 0,
     memory_bytes: int = 1 << 20,
     interval_ms: int = 1_000,
@@ -158,7 +159,7 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """A table that is stopped at the end, within a bound; then nothing must be held or open any more."""
     threads = ThreadPoolExecutor(4)
-    pools = Pools(commits=commits or threads, reads=reads or threads, background=background)
+    pools = Pools(commits=commits or threads, reads=reads or threads, compactions=compactions or threads, hints=hints)
     async with asyncio.timeout(SECONDS):
         served = Serving(
             medium,

@@ -11,10 +11,9 @@ import pytest
 
 from kvsd.errors import ReadOnly
 from kvsd.table.committer import State
-from kvsd.table.compaction import OVERHEAD_BYTES
 from kvsd.table.compactor import Candidate, CompactionOptions, plan
-from kvsd.table.request import Compact, Delete, Get, Progress, Set
-from kvsd.table.segment import MAX_GENERATION, Segment
+from kvsd.table.request import Compact, CompactionProgress, Delete, Get, Set
+from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
 from kvsd.types import Fsync
 from tests.table.driver import segments
 from tests.table.medium import Call, FaultyMedium
@@ -92,9 +91,9 @@ async def check(served: Serving, alive: dict[bytes, bytes]) -> None:
     assert await served.ask(*map(Get, alive)) == list(alive.values())
 
 
-async def compact(served: Serving, action: Any) -> Progress:
+async def compact(served: Serving, action: Any) -> CompactionProgress:
     (result,) = await served.ask(Compact(action))
-    assert isinstance(result, Progress)
+    assert isinstance(result, CompactionProgress)
     return result
 
 
@@ -119,9 +118,8 @@ async def test_on_demand_everything_is_compacted_and_progress_told(tmp_path: Pat
         await served.idle()
         progress = await compact(served, "status")
         assert progress.state == "idle"
-        assert (
-            progress.segments_done == progress.segments_total == before
-        )  # the one that is appended to is sealed first
+        # `before` counts the one that is appended to: it is sealed first.
+        assert progress.segments_done == progress.segments_total == before
         assert progress.bytes_done == progress.bytes_total > 0
         assert 0 < progress.reclaimed_bytes < progress.bytes_total
         assert len(segments(tmp_path / "t")) <= before / 2
@@ -130,19 +128,19 @@ async def test_on_demand_everything_is_compacted_and_progress_told(tmp_path: Pat
 
 
 async def test_a_paused_compaction_takes_no_step_and_goes_on_later(tmp_path: Path) -> None:
-    reads = Stepped()
-    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
+    worker = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, compactions=worker) as served:
         alive = await garbage(served)
         await seal(served)
         await compact(served, "start")
         assert (await compact(served, "pause")).state == "paused"
-        reads.run()()
+        worker.run()()
         await served.settle()
-        assert not reads.jobs
+        assert not worker.jobs
         await check(served, alive)
         assert (await compact(served, "resume")).state == "running"
-        while reads.jobs:
-            reads.run()()
+        while worker.jobs:
+            worker.run()()
             await served.settle()
         assert (await compact(served, "status")).state == "idle"
         await check(served, alive)
@@ -150,22 +148,22 @@ async def test_a_paused_compaction_takes_no_step_and_goes_on_later(tmp_path: Pat
 
 @pytest.mark.parametrize("steps", range(0, 60, 3))
 async def test_a_stop_at_any_step_leaves_nothing_behind_after_the_next_start(tmp_path: Path, steps: int) -> None:
-    reads = Stepped()
+    worker = Stepped()
     medium = FaultyMedium(tmp_path)
-    async with serving(medium, segment_bytes=2_000, reads=reads) as served:
+    async with serving(medium, segment_bytes=2_000, compactions=worker) as served:
         alive = await garbage(served)
         await compact(served, "start")
         for _ in range(steps):
-            if reads.jobs:
-                reads.run()()
+            if worker.jobs:
+                worker.run()()
                 await served.settle()
         served.actor.mailbox.put_nowait(None)
         await served.settle()
         for _ in range(3):
-            if reads.jobs:
-                reads.run()()
+            if worker.jobs:
+                worker.run()()
                 await served.settle()
-        assert not reads.jobs
+        assert not worker.jobs
     assert not list((tmp_path / "t").glob("*.tmp"))
     async with serving(medium, segment_bytes=2_000) as served:
         await check(served, alive)
@@ -213,8 +211,11 @@ async def test_a_failing_disk_ends_the_compaction_and_not_the_table(tmp_path: Pa
         await served.idle()
         assert medium.failures == 1
         assert ("warning", "compaction failed") in served.reporter.events
-        state = (await compact(served, "status")).state
-        assert state == ("stopped" if call in (Call.SYNC_DIRECTORY, Call.UNLINK) else "idle")
+        failed = await compact(served, "status")
+        assert failed.state == ("stopped" if call in (Call.SYNC_DIRECTORY, Call.UNLINK) else "idle")
+        assert "Input/output error" in failed.error
+        if failed.state == "stopped":
+            assert await compact(served, "start") == failed  # nothing is begun, and why is told again
         assert await served.ask(Set(b"more", b"v")) == [None]
         await check(served, alive)
     async with serving(medium, segment_bytes=2_000) as served:
@@ -267,7 +268,8 @@ async def test_a_sync_whose_failure_another_job_was_told_of_does_not_count(tmp_p
     async with serving(medium, segment_bytes=2_000, fsync=Fsync.NEVER) as served:
         await garbage(served)
     commits = Stepped()
-    async with serving(medium, segment_bytes=2_000, fsync=Fsync.INTERVAL, commits=commits, reads=Inline()) as served:
+    pools = {"commits": commits, "compactions": Inline()}
+    async with serving(medium, segment_bytes=2_000, fsync=Fsync.INTERVAL, **pools) as served:
         request = served.request(Set(b"k0", b"unsynced"))
         await served.settle()
         commits.run(commits.names.index("Append"))()
@@ -311,14 +313,14 @@ async def test_on_a_full_disk_deletes_make_room_by_themselves(tmp_path: Path) ->
 
 
 async def test_requests_are_served_between_the_steps(tmp_path: Path) -> None:
-    reads = Stepped()
-    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
+    worker = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, compactions=worker) as served:
         alive = await garbage(served)
         await seal(served)
         await compact(served, "start")
         number = 0
-        while reads.jobs:
-            outcome = reads.run()
+        while worker.jobs:
+            outcome = worker.run()
             key = b"k%d" % (number % 5)
             alive[key] = b"new%d" % number
             await asyncio.wait_for(served.ask(Set(key, alive[key])), 5)
@@ -348,17 +350,17 @@ async def test_on_demand_the_segment_that_is_appended_to_is_compacted_too(tmp_pa
 
 
 async def test_what_is_asked_for_during_another_compaction_has_the_log_sealed_too(tmp_path: Path) -> None:
-    reads = Stepped()
-    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, reads=reads) as served:
+    worker = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, compactions=worker) as served:
         alive = await garbage(served)
         await seal(served)
         await compact(served, "start")
-        assert reads.jobs
+        assert worker.jobs
         await served.ask(Set(b"k", b"1"), Set(b"k", b"2"))
         sealed = len(segments(tmp_path / "t"))
         assert (await compact(served, "start")).state == "running"
-        while reads.jobs:
-            reads.run()()
+        while worker.jobs:
+            worker.run()()
             await served.settle()
         assert len(segments(tmp_path / "t")) < sealed
         assert sum(served.store.index.dead_bytes.values()) == 0

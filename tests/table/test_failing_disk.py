@@ -11,7 +11,7 @@ import pytest
 
 from kvsd.table.index import Index
 from kvsd.table.log import Log, LogOptions
-from kvsd.table.progress import Progress
+from kvsd.table.progress import RecoveryProgress
 from kvsd.table.recovery import recover
 from kvsd.table.scan import Record
 from tests.table.driver import Table, ticking
@@ -79,7 +79,7 @@ def test_a_recovery_that_is_abandoned_leaks_no_descriptor(tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recover(medium, table.directory, Abandoned(), Progress(), loose=False, now_us=ticking())
+        recover(medium, table.directory, Abandoned(), RecoveryProgress(), loose=False, now_us=ticking())
     assert not medium.open_files
 
 

@@ -96,7 +96,7 @@ def test_a_clean_stop_makes_only_a_quick_hint(tmp_path: Path, pool: ThreadPoolEx
 
 async def test_a_table_that_was_stopped_starts_from_hints_alone(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     medium = FaultyMedium(tmp_path)
-    async with serving(medium, background=pool, segment_bytes=2_000) as served:
+    async with serving(medium, hints=pool, segment_bytes=2_000) as served:
         for number in range(40):
             await served.ask(Set(b"%d" % number, bytes(100)))
         await served.idle()
@@ -115,7 +115,7 @@ async def test_hints_that_were_lost_are_made_anew(tmp_path: Path, pool: ThreadPo
         table.put(b"%d" % number, bytes(100))
     table.stop()
     sealed_segments = segments(tmp_path / "t")
-    async with serving(medium, background=pool) as served:
+    async with serving(medium, hints=pool) as served:
         await served.settle()
         run_all(pool)
         assert all(hint.path_of(path).exists() for path in sealed_segments)

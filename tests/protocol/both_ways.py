@@ -1,0 +1,31 @@
+"""A message and its bytes, held against each other."""
+
+from __future__ import annotations
+
+from kvsd.errors import ProtocolError
+from kvsd.protocol.decoder import Decoder, Limits
+from kvsd.protocol.messages import Message, encode
+
+_LIMITS = Limits()
+
+
+def outcome(data: bytes, limits: Limits = _LIMITS) -> object:
+    """What a decoder makes of `data`: a message, Refused, None where bytes are missing, or the ProtocolError."""
+    decoder = Decoder(limits)
+    decoder.feed(data)
+    try:
+        return decoder.next_message()
+    except ProtocolError as error:
+        return error
+
+
+def check(message: Message, data: bytes) -> None:
+    """`message` is written as `data`, and read from it, in any two pieces."""
+    assert encode(message) == data
+    assert outcome(data + b"*") == message
+    for cut in range(len(data)):
+        decoder = Decoder()
+        decoder.feed(data[:cut])
+        assert decoder.next_message() is None
+        decoder.feed(data[cut:])
+        assert decoder.next_message() == message
