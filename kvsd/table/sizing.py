@@ -10,10 +10,10 @@ import sys
 from typing import Final, NamedTuple
 
 from kvsd.table import hint
-from kvsd.table.compaction import MARGIN_BYTES, OVERHEAD_BYTES
+from kvsd.table.compaction import MARGIN_BYTES
 from kvsd.table.entry import HEADER_BYTES
 from kvsd.table.index import pack
-from kvsd.table.segment import SEGMENT_HEADER_BYTES
+from kvsd.table.segment import OVERHEAD_BYTES, SEGMENT_HEADER_BYTES
 from kvsd.table.work import RESERVE_BYTES
 
 _ALLOCATION: Final = 16
