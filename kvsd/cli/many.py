@@ -90,7 +90,7 @@ def batch(options: ClientOptions) -> None:
 
 
 def _documents() -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(sys.stdin.buffer, 1):
+    for number, line in enumerate(iter(lambda: sys.stdin.buffer.readline(_MAX_LINE_BYTES + 1), b""), 1):
         if len(line) > _MAX_LINE_BYTES:
             raise UsageError(f"line {number} of stdin is longer than {_MAX_LINE_BYTES} bytes")
         if not line.strip():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from kvsd.errors import StorageError
+from kvsd.errors import CorruptLog
 from kvsd.table.compaction import Compaction, Job
 from kvsd.table.request import CompactionProgress
 from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
@@ -258,7 +258,8 @@ class Compactor:
             everything=self._is_for_tombstones,
         )
         if self._runs or on_demand:
-            self._error = ""
+            if not self._refused:
+                self._error = ""
             self._segments_done = self._bytes_done = self._reclaimed_bytes = 0
             self._segments_total = sum(map(len, self._runs))
             self._bytes_total = sum(candidate.size_bytes for run in self._runs for candidate in run)
@@ -362,8 +363,11 @@ class Compactor:
             case _Abandoned():
                 self._runs.clear()
                 return
-            case StorageError():
-                self._refused.update(candidate.segment.header.number for candidate in run)
+            case CorruptLog(path=path):
+                for at, candidate in enumerate(run):
+                    if str(candidate.segment.path) == path:
+                        self._refused.add(candidate.segment.header.number)
+                        self._runs[:0] = [part for part in (run[:at], run[at + 1 :]) if part]
             case OSError():
                 self._retry_at = self._host.time() + _RETRY_SECONDS
                 self._runs.clear()

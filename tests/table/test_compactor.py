@@ -233,6 +233,8 @@ async def test_a_damaged_segment_is_told_once_and_the_others_are_compacted(tmp_p
         await served.idle()
         assert served.reporter.events.count(("critical", "damaged entry")) == 1
         assert ("info", "compacted") in served.reporter.events
+        assert sum(served.store.index.dead_bytes.values()) < 2_000  # its neighbours are compacted without it
+        assert str(path) in (await compact(served, "status")).error
         await compact(served, "start")
         await served.idle()
         assert served.reporter.events.count(("critical", "damaged entry")) == 1
