@@ -49,18 +49,26 @@ def compact(
     namespace, table = (None, None) if name is None else parted(name)
     with options.connect() as client:
         progress = client.tables.compact(table, namespace=namespace, action=asked[0] if asked else "start")
+        is_lost = False
         if not asked:
             with _shown() as show_progress:
                 while progress.state == "running":
                     show_progress(progress)
                     time.sleep(_POLL_SECONDS)
-                    progress = client.tables.compact(table, namespace=namespace, action="status")
+                    before, progress = progress, client.tables.compact(table, namespace=namespace, action="status")
+                    is_lost = progress.segments_total < before.segments_total
     if options.json:
         options.output.document(dict(progress._asdict()))
     else:
         options.output.figures({name: figure for name, figure in progress._asdict().items() if figure != ""})
-    if not asked and progress.error:
+    if asked:
+        return
+    if progress.error:
         raise CommandFailed(f"the compaction ended early: {progress.error}")
+    if is_lost:
+        raise CommandFailed("the table was closed meanwhile, and the compaction given up; start it again")
+    if progress.state != "idle":
+        raise CommandFailed(f"the compaction is {progress.state}; kvsd compact --resume lets it go on")
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def ttl(options: ClientOptions, key: _Key) -> None:
     if options.json:
         options.output.document({"key": for_json(os.fsencode(key)), "ttl_seconds": left})
     else:
-        options.output.line("never" if left is None else f"{left:g}")
+        options.output.line("never" if left is None else f"{left:.3f}".rstrip("0").rstrip("."))
 
 
 @apps["persist"].command("persist")

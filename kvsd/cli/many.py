@@ -97,7 +97,7 @@ def _documents() -> Iterator[tuple[int, dict[str, object]]]:
             continue
         try:
             document = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
             raise UsageError(f"line {number} of stdin is no JSON object")

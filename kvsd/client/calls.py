@@ -29,7 +29,17 @@ from kvsd.protocol.messages import (
     Success,
     Welcome,
 )
-from kvsd.types import MAX_TTL_SECONDS, Duration, Entry, KeyLike, Value, ValueLike, to_bytes
+from kvsd.types import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_STEPS,
+    MAX_TTL_SECONDS,
+    Duration,
+    Entry,
+    KeyLike,
+    Value,
+    ValueLike,
+    to_bytes,
+)
 
 R = TypeVar("R")
 
@@ -175,7 +185,12 @@ def page(keys: Range, limit: int, *, values: bool, place: Place = HERE) -> Call[
 
 
 def batch(steps: Sequence[engine.Step], place: Place = HERE) -> Call[None]:
-    """All of the steps or none."""
+    """All of the steps or none. Raises InvalidValue where they are too many or too large."""
+    size = sum(len(step.key) + (len(step.value) if isinstance(step, engine.Store) else 0) for step in steps)
+    if len(steps) > MAX_BATCH_STEPS or size > MAX_BATCH_BYTES:
+        raise InvalidValue(
+            f"a batch has at most {MAX_BATCH_STEPS} steps and {MAX_BATCH_BYTES} bytes of keys and values; divide it"
+        )
     return Call(engine.Batch(*place, tuple(steps)), read_nothing, engine=True)
 
 

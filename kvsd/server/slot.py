@@ -71,7 +71,7 @@ class Slot:
     @property
     def is_healthy(self) -> bool:
         """Whether an actor would be replaced by one like it; not where its disk has failed it, or we have."""
-        return self.actor is not None and self.actor.state is State.WRITABLE and self.actor.unavailable is None
+        return self.actor is not None and self.actor.state is not State.READ_ONLY and self.actor.unavailable is None
 
     def knock(self) -> None:
         """Something is in the mailbox, and no actor takes it."""

@@ -275,6 +275,8 @@ class Tables:
             table = self._find(name)
             self._catalog.check_droppable(name)
             async with self._holding(table):
+                while table.opening is not None:
+                    await asyncio.wait([table.opening])  # at its end it would take the refusal back
                 before = table.refusal
                 table.refuse(lambda: TableNotFound(f"no table {name}: it was dropped"))
                 try:

@@ -87,6 +87,7 @@ class TableActor:
         """Serve until the mailbox yields None; then commit what is staged, seal the log, and close it."""
         self._write_hints()
         self._compactor.consider()
+        self._plan_sweep(_SWEEP_SECONDS)
         while not self._stopping:
             request = await self.mailbox.get()
             try:
@@ -199,7 +200,7 @@ class TableActor:
         self.run_step(job, synced)
 
     def seal_log(self) -> bool:
-        return self._store.seal()
+        return self._committer.can_append and self._store.seal()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         return self._loop.call_later(seconds, callback)
@@ -357,8 +358,12 @@ class TableActor:
         if self.unavailable is None and self.refusal(is_deletion=True) is None:
             swept = self._store.sweep(_SWEEP_KEYS)
             self._committer.start()
-        if self._store.has_expiries and not self._stopping:
-            self._sweep_timer = self._loop.call_later(0 if swept == _SWEEP_KEYS else _SWEEP_SECONDS, self._sweep)
+        if not self._stopping:
+            self._plan_sweep(0 if swept == _SWEEP_KEYS else _SWEEP_SECONDS)
+
+    def _plan_sweep(self, seconds: float) -> None:
+        if self._sweep_timer is None and self._store.has_expiries:
+            self._sweep_timer = self._loop.call_later(seconds, self._sweep)
 
     # Commits
 
@@ -367,8 +372,7 @@ class TableActor:
             request.resolve()
         if self._blocked:
             self._go_on_all()
-        if self._sweep_timer is None and self._store.has_expiries:
-            self._sweep_timer = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        self._plan_sweep(_SWEEP_SECONDS)
         if self.state is State.FULL:
             self._compactor.consider()  # the deletes that it takes are to give room
 
@@ -393,6 +397,7 @@ class TableActor:
             self._current = request
             self._execute(request)
         self._current = None
+        self._compactor.sealed()  # where it waited for that, it will not come
 
     def _unblock(self) -> tuple[list[Request], list[Request]]:
         """Those that are blocked, and those that are parked behind them, to be executed in this order."""

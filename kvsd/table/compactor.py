@@ -103,7 +103,8 @@ class Host(Protocol):
         that concerned this one, since the system tells it once."""
 
     def seal_log(self) -> bool:
-        """Have the segment sealed that is appended to; `sealed` is called then. False where it holds no garbage."""
+        """Have the segment sealed that is appended to; `sealed` is called then. False where that gains nothing, or
+        cannot be done now."""
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer: ...
     def time(self) -> float: ...
@@ -155,6 +156,8 @@ class Compactor:
         self._seen_bytes = 0
         self._retry_at = 0.0
         self._refused: set[int] = set()
+        self._figures_are_old = False
+        """Those of the progress are of what has ended; the next plan begins them anew."""
         self._segments_done = self._segments_total = 0
         self._bytes_done = self._bytes_total = self._reclaimed_bytes = 0
 
@@ -188,7 +191,7 @@ class Compactor:
             self._go_on()
 
     def sealed(self) -> None:
-        """A segment has sealed: there may be enough garbage now."""
+        """A segment has sealed, so there may be enough garbage now; or it cannot be sealed."""
         self._is_sealing = False
         self.consider()
 
@@ -212,10 +215,12 @@ class Compactor:
         self._error = ""
         self._is_requested = True
         self._paused = False
-        self._is_sealing = self._host.seal_log()
+        if self._host.seal_log():
+            self._is_sealing = True
         if self._steps is not None:
             self._go_on()
         else:
+            self._reset_figures()
             self.consider()
 
     def pause(self) -> None:
@@ -237,7 +242,11 @@ class Compactor:
 
     def _begin(self, *, on_demand: bool) -> None:
         """Make a plan, and carry it out; one that is made on demand takes all that holds garbage."""
-        if self._stopping or self._stuck or not self._host.may_compact:
+        if self._stopping or self._stuck:
+            return
+        if not self._host.may_compact:
+            if on_demand:
+                self._error = "the table's log has failed"
             return
         index, log = self._store.index, self._store.log
         bearable = 0 if on_demand else max(_FEW_TOMBSTONES, index.live, 2 * self._tombstones_kept)
@@ -257,13 +266,19 @@ class Compactor:
             garbage_ratio=0 if on_demand else self._options.garbage_ratio,
             everything=self._is_for_tombstones,
         )
-        if self._runs or on_demand:
+        if self._runs:
             if not self._refused:
                 self._error = ""
-            self._segments_done = self._bytes_done = self._reclaimed_bytes = 0
-            self._segments_total = sum(map(len, self._runs))
-            self._bytes_total = sum(candidate.size_bytes for run in self._runs for candidate in run)
+            if self._figures_are_old:
+                self._reset_figures()
+            self._segments_total += sum(map(len, self._runs))
+            self._bytes_total += sum(candidate.size_bytes for run in self._runs for candidate in run)
         self._next_run()
+
+    def _reset_figures(self) -> None:
+        self._figures_are_old = False
+        self._segments_done = self._segments_total = 0
+        self._bytes_done = self._bytes_total = self._reclaimed_bytes = 0
 
     def _next_run(self) -> None:
         if self._runs:
@@ -357,6 +372,7 @@ class Compactor:
 
     def _failed(self, error: Exception) -> None:
         compaction, run = self._clear()
+        self._is_for_tombstones = False
         self._error = str(error)
         self._stuck = self._stuck or compaction.output.is_published
         match error:
@@ -367,7 +383,7 @@ class Compactor:
                 for at, candidate in enumerate(run):
                     if str(candidate.segment.path) == path:
                         self._refused.add(candidate.segment.header.number)
-                        self._runs[:0] = [part for part in (run[:at], run[at + 1 :]) if part]
+                        self._runs[:0] = [list(part) for part in (run[:at], run[at + 1 :]) if part]
             case OSError():
                 self._retry_at = self._host.time() + _RETRY_SECONDS
                 self._runs.clear()
@@ -384,3 +400,4 @@ class Compactor:
         self._next_run()
         if self._steps is None:
             self.consider()
+        self._figures_are_old = self._steps is None and not self._is_requested

@@ -107,6 +107,7 @@ def test_a_batch_of_steps_is_all_or_nothing(cli: Cli) -> None:
         '{"op": "set", "key": "a", "value": "", "ttl": 0}',
         '{"op": "check", "key": "a", "version": null}',
         '{"op": "get", "key": "a"}',
+        "[" * 100_000,
     ],
 )
 def test_a_line_that_is_no_step_is_named_and_nothing_is_done(cli: Cli, line: str) -> None:
@@ -114,6 +115,19 @@ def test_a_line_that_is_no_step_is_named_and_nothing_is_done(cli: Cli, line: str
     assert (result.status, result.out) == (2, b"")
     assert "line 2 of stdin" in result.err
     assert cli("exists", "first").status == 3
+
+
+def test_a_batch_of_too_many_steps_is_refused_in_clear_words(cli: Cli) -> None:
+    result = cli("batch", given=b'{"op": "delete", "key": "a"}\n' * 1_001)
+    assert (result.status, result.out) == (2, b"")
+    assert "at most 1000 steps" in result.err
+
+
+def test_a_long_time_to_live_is_printed_to_the_second(cli: Cli) -> None:
+    cli("set", "k", "v", "--ttl", "30d")
+    left = cli("ttl", "k").out
+    assert b"e" not in left
+    assert 2_591_000 < float(left) <= 2_592_000
 
 
 def test_a_table_that_is_not_there_exits_3(cli: Cli) -> None:

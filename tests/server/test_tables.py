@@ -441,6 +441,65 @@ async def test_tables_that_are_made_later_take_their_share_of_the_cache(tmp_path
         assert await cached(DEFAULT_TABLE) <= 100_000
 
 
+async def test_a_table_that_is_dropped_while_it_loads_does_not_come_back(
+    tmp_path: Path, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks while the catalog is written must not have the folder opened that is set aside."""
+    drop_table, dropping = Catalog.drop_table, threading.Event()
+
+    def held(self: Catalog, name: TableName) -> None:
+        assert dropping.wait(20)
+        drop_table(self, name)
+
+    gate.set()
+    async with served(tmp_path) as one:
+        await one.tables.create(T)
+        await one.ask(T, Set(b"k", b"old"))
+    gate.clear()
+    monkeypatch.setattr(Catalog, "drop_table", held)
+    async with served(tmp_path) as one:
+        mailbox = one.mailbox(T)
+        first = one.ask_nowait(mailbox, Get(b"k"))
+        await asyncio.sleep(0)
+        drop = asyncio.create_task(one.tables.drop(T))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await first == [b"old"]
+        while one.tables.actors:
+            await asyncio.sleep(0)
+        late = one.ask_nowait(mailbox, Get(b"k"))
+        assert isinstance((await late)[0], TableNotFound)
+        dropping.set()
+        await drop
+        await one.tables.create(T)
+        assert await one.ask(T, Get(b"k")) == [None]
+        assert await one.ask(T, Set(b"k", b"new")) == [None]
+        # Who held the old one finds the new one.
+        assert await one.ask_nowait(mailbox, Get(b"k")) == [b"new"]
+    async with served(tmp_path) as one:
+        assert await one.ask(T, Get(b"k")) == [b"new"]
+
+
+async def test_a_full_disk_does_not_lift_the_cap(tmp_path: Path) -> None:
+    names = [TableName("default", f"t{number}") for number in range(6)]
+    async with served(tmp_path) as one:
+        for name in names:
+            await one.tables.create(name)
+            await one.ask(name, Set(b"k", b"v"))
+    medium = FaultyMedium(tmp_path / "namespaces")
+    async with served(tmp_path, medium=medium, max_open_tables=2) as one:
+        for name in names:
+            assert await one.ask(name, Get(b"k")) == [b"v"]
+            medium.fail(errno.ENOSPC, calls={Call.WRITE}, forever=True)
+            assert isinstance((await one.ask(name, Set(b"k", bytes(100_000))))[0], ReadOnly)
+            medium.heal()
+            one.reports.take("disk full")
+        assert len(one.open_names()) <= 2
+        for name in names:
+            assert await one.ask(name, Get(b"k")) == [b"v"]
+        assert len(one.open_names()) <= 2
+
+
 async def test_a_drop_that_the_disk_refuses_leaves_the_table_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

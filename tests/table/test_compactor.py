@@ -429,3 +429,84 @@ async def test_tombstones_that_cannot_go_are_not_rewritten_again_and_again(
         await served.idle()
         assert len(served.store.index) == len(served.store) + 40
         assert served.reporter.events.count(("info", "compacted")) <= runs + 2
+
+
+async def test_two_who_ask_at_once_both_get_the_log_sealed(tmp_path: Path) -> None:
+    async with serving(FaultyMedium(tmp_path)) as served:
+        await served.ask(*(Set(b"k", bytes(100)) for _ in range(50)))
+        first, second = served.request(Compact("start")), served.request(Compact("start"))
+        for (progress,) in (await first.future, await second.future):
+            assert isinstance(progress, CompactionProgress)
+            assert progress.state == "running"
+        await served.idle()
+        assert sum(served.store.index.dead_bytes.values()) == 0
+
+
+@pytest.mark.parametrize("is_full_before", [True, False], ids=["full before", "full then"])
+async def test_on_a_full_disk_a_compaction_does_not_wait_for_somebodys_write(
+    tmp_path: Path, is_full_before: bool
+) -> None:
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium) as served:
+        await served.ask(*(Set(b"k", bytes(100)) for _ in range(50)))
+        medium.fail(errno.ENOSPC, calls={Call.WRITE, Call.CREATE}, forever=True)
+        if is_full_before:
+            await served.ask(Set(b"a", b"1"))
+            await served.idle()
+            assert served.actor.state is State.FULL
+            medium.heal()
+        await compact(served, "start")
+        await served.idle()
+        assert served.actor.state is State.FULL
+        medium.heal()
+        assert (await compact(served, "status")).state == "idle"
+
+
+async def test_a_compaction_that_could_not_begin_says_so(tmp_path: Path) -> None:
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium) as served:
+        await served.ask(Set(b"k", b"1"), Set(b"k", b"2"))
+        medium.fail(errno.EIO, calls={Call.SYNC})
+        await compact(served, "start")
+        await served.idle()
+        assert (await compact(served, "status")).error == "the table's log has failed"
+
+
+async def test_figures_add_up_over_the_plans_that_follow_each_other(tmp_path: Path) -> None:
+    """Who waits would else take the next plan for another table."""
+    worker = Stepped()
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000, compactions=worker) as served:
+        await garbage(served)
+        await seal(served)
+        total = (await compact(served, "start")).segments_total
+        await served.ask(Set(b"k", b"1"), Set(b"k", b"2"))
+        assert (await compact(served, "start")).segments_total == total
+        seen = []
+        while worker.jobs:
+            worker.run()()
+            await served.settle()
+            seen.append((await compact(served, "status")).segments_total)
+        assert seen == sorted(seen)
+        progress = await compact(served, "status")
+        assert progress.segments_done == progress.segments_total > total
+        assert (await compact(served, "start")).segments_total == 0
+
+
+async def test_a_passing_failure_does_not_put_tombstones_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvsd.table.compactor._FEW_TOMBSTONES", 20)
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium, segment_bytes=4_000) as served:
+        for number in range(100):
+            await served.ask(Set(b"k%d" % number, b"v"))
+        for number in range(100):
+            await served.ask(Delete(b"k%d" % number))
+        medium.room_bytes = 0
+        served.actor.set_compaction(CompactionOptions(garbage_ratio=1.0))
+        await served.idle()
+        assert ("warning", "compaction failed") in served.reporter.events
+        assert len(served.store.index) == 100
+        medium.room_bytes = None
+        served.actor._compactor._retry_at = 0.0  # a minute passes
+        served.actor.set_compaction(CompactionOptions(garbage_ratio=1.0))
+        await served.idle()
+        assert len(served.store.index) < 50

@@ -401,6 +401,19 @@ async def test_a_sweep_is_bounded_and_comes_to_its_end(
     assert recovered(medium) == {}
 
 
+async def test_what_has_expired_before_a_start_is_swept_without_any_write(
+    medium: FaultyMedium, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 0.0)
+    async with serving(medium, now_us=clock) as table:
+        await table.ask(Set(b"k", b"v", clock.now_us + 5))
+    clock.now_us += 5
+    async with serving(medium, now_us=clock) as table, asyncio.timeout(20):
+        while table.store.has_expiries:
+            await asyncio.sleep(0)
+        assert table.store.index.live == 0
+
+
 async def test_nothing_is_swept_while_the_table_is_read_only(
     medium: FaultyMedium, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
