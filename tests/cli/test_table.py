@@ -142,7 +142,7 @@ def test_a_compaction_is_held_slowed_and_let_go_on(cli: Cli) -> None:
         assert cli("compact", "--resume", "--json").json["state"] == "idle"
         make_garbage(cli)
         # One that is paused by somebody while another waits for it is not done.
-        assert cli("table", "settings", "default", "compaction_bytes_per_second=1").status == 0
+        assert cli("table", "settings", "default", "compaction=off", "compaction_bytes_per_second=1").status == 0
         command = [sys.executable, "-m", "kvsd", "compact"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
             while cli("compact", "--status", "--json").json["state"] != "running":
@@ -151,15 +151,16 @@ def test_a_compaction_is_held_slowed_and_let_go_on(cli: Cli) -> None:
             _, told = waiting.communicate(timeout=20)
         assert waiting.returncode == 1
         assert "the compaction is paused" in told
-        assert cli("compact", "--resume").status == 0
+        assert cli("table", "reopen", "default").status == 0
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
-            while cli("compact", "--status", "--json").json["bytes_done"] == 0:
+            while cli("compact", "--status", "--json").json["segments_total"] == 0:
                 pass
             assert cli("table", "reopen", "default").status == 0
             _, told = waiting.communicate(timeout=20)
         assert waiting.returncode == 1
         assert "the table was closed meanwhile" in told
     finally:
+        assert cli("table", "settings", "default", "compaction=default").status == 0
         assert cli("table", "settings", "default", "compaction_bytes_per_second=default").status == 0
 
 
