@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from kvsd.errors import CorruptLog
-from kvsd.table import compaction as compaction_module
+from kvsd.table import compaction, compaction_input
 from kvsd.table.entry import HEADER, HEADER_BYTES, Header, Kind
 from kvsd.table.index import Index
 from kvsd.table.medium import Medium
@@ -36,7 +36,8 @@ KEYS = [b"key-%d" % number for number in range(6)]
 @pytest.fixture(autouse=True)
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small logs have many steps."""
-    monkeypatch.setattr(compaction_module, "SLICE_RECORDS", 2)
+    for module in (compaction_input, compaction):
+        monkeypatch.setattr(module, "SLICE_RECORDS", 2)
 
 
 def facts(index: Index) -> tuple[object, ...]:
