@@ -18,8 +18,8 @@ from kvsd.table.compaction_input import SLICE_RECORDS, Input, Slice
 from kvsd.table.compaction_output import Output
 from kvsd.table.entry import TOMBSTONES
 from kvsd.table.retention import Retention
-from kvsd.table.scan import Scan
 from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment, new_mark
+from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.store import Store
 from kvsd.types import Key
 
@@ -84,7 +84,7 @@ class Compaction:
         try:
             expected = self._expected_bytes()
             yield lambda: output.create(expected)
-            scan: Scan | None = None
+            reader: SegmentReader | None = None
             for segment in self.run:
                 source = Input(segment)
                 yield source.read
@@ -97,8 +97,8 @@ class Compaction:
                                 tombstones.append(key)
                     self.bytes_done += found.size_bytes
                     yield _both(output, found, wanted, source)
-                scan = source.scan
-            assert scan is not None
+                reader = source.reader
+            assert reader is not None
             # An old value that was durable goes in favour of a newer one: so that must be durable now, too.
             sync = store.log.sync()
             if sync is not None:
@@ -106,7 +106,7 @@ class Compaction:
                 yield sync.run
                 self.is_syncing_log = False
                 store.log.synced(sync)
-            last = scan
+            last = reader
             yield lambda: output.publish(last, dropped_through)
         except GeneratorExit:
             raise

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from kvsd.errors import CorruptLog
-from kvsd.table.entry import HEADER, HEADER_BYTES, Header, header_is_intact
-from kvsd.table.scan import Record, Scan
+from kvsd.table.entry import HEADER, HEADER_BYTES, Header, Record, header_is_intact
 from kvsd.table.segment import Segment
+from kvsd.table.segment_reader import SegmentReader
 
 SLICE_RECORDS: Final = 128
 SLICE_BYTES: Final = 1 << 20
@@ -32,7 +32,7 @@ class Slice:
         self.data = segment.medium.read(segment.fd, self.size_bytes, self._base)
         for _, _, _, position, _, _ in records:
             offset = position - self.position
-            # Read once more than the scan did: what is carried over must be what was checked.
+            # Read once more than the reader did: what is carried over must be what was checked.
             if not header_is_intact(self.data, offset - self._base, segment.header.mark, segment.crc_seed ^ offset):
                 raise CorruptLog(f"{segment.path}: damaged at offset {offset}", str(segment.path), offset)
 
@@ -52,10 +52,10 @@ class Input:
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
-        self.scan = Scan(segment, whole_batches=False)
+        self.reader = SegmentReader(segment, whole_batches=False)
         self.slice: Slice | None = None
         """What the last `read` has found; None at the end."""
-        self._records = iter(self.scan)
+        self._records = iter(self.reader)
 
     def read(self) -> None:
         """Raises CorruptLog where the segment is not intact to its SEAL."""
@@ -63,9 +63,9 @@ class Input:
         records = list(_some(self._records))
         if records:
             self.slice = Slice(self.segment, records)
-        elif self.scan.sealed_at is None:
-            path, offset = self.segment.path, self.scan.accepted_to
-            raise CorruptLog(f"{path}: damaged at offset {offset}: {self.scan.ended_because}", str(path), offset)
+        elif self.reader.sealed_at is None:
+            path, offset = self.segment.path, self.reader.accepted_to
+            raise CorruptLog(f"{path}: damaged at offset {offset}: {self.reader.ended_because}", str(path), offset)
 
 
 def _some(records: Iterator[Record]) -> Iterator[Record]:

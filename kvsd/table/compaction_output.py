@@ -15,8 +15,8 @@ from typing import Final
 from kvsd.table.compaction_input import Slice
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, encode_header, encode_seal
 from kvsd.table.medium import Medium
-from kvsd.table.scan import Scan
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, seal
+from kvsd.table.segment_reader import SegmentReader
 
 _SYNC_BYTES: Final = 8 << 20
 """Synced on the way, so that no sync of a commit has to wait for a whole segment."""
@@ -90,9 +90,9 @@ class Output:
             self.medium.sync(self._fd)
             self._synced_to = end
 
-    def publish(self, last: Scan, dropped_through: int) -> None:
-        """Seal the file as `last`, the finished scan of the last input, was sealed; all of it is durable then, and so
-        is its name."""
+    def publish(self, last: SegmentReader, dropped_through: int) -> None:
+        """Seal the file as `last`, the reader of the last input at its end, was sealed; all of it is durable then, and
+        so is its name."""
         assert self._fd is not None
         medium, directory = self.medium, self.path.parent
         header = replace(self.header, covered_to=last.covered_through, dropped_through=dropped_through)
