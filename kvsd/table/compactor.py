@@ -7,7 +7,7 @@ thread, and has its host run their jobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -288,7 +288,7 @@ class Compactor:
         self._seen_bytes = bytes_done
         return self._due - now
 
-    def _clear(self) -> tuple[Compaction, Sequence[Candidate]]:
+    def _clear(self) -> tuple[Compaction, list[Candidate]]:
         assert self._compaction is not None
         compaction, run = self._compaction, self._runs.pop(0)
         self._compaction = self._steps = None
