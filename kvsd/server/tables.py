@@ -1,18 +1,13 @@
-"""The tables of a running server: which are open, and what becomes of Requests for those that are not.
+"""The tables of a running server: which there are, and what is done to them as wholes.
 
-Owns: opening on first use, the cap of open tables, and administration (create, settings, drop, reopen). Must not know
-sessions, nor what is in a table.
-
-A table's mailbox lasts as long as the table, and longer than its actors: whoever holds it may put Requests there at any
-time. Behind it is an actor, or else `Slot.knock`, which opens the table or answers why it cannot be had. So there
-is no moment in which a Request could be swallowed by a table that closes.
+Owns: administration (create, settings, drop, reopen), one change at a time, and the removal of what was dropped long
+ago. Must not know sessions, what is in a table, nor how it opens and when it closes (that is OpenTables').
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, update_wrapper
@@ -22,11 +17,11 @@ from weakref import WeakValueDictionary
 from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
-from kvsd.errors import KvsdError, Loading, StorageError, TableNotFound, TableUnavailable
+from kvsd.errors import KvsdError, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped
 from kvsd.server.dispatcher import Dispatcher
-from kvsd.server.loading import Loader
 from kvsd.server.names import TableName
+from kvsd.server.open_tables import PATIENCE_SECONDS, OpenTables
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings, settings_from
 from kvsd.table.actor import TableActor
@@ -37,9 +32,6 @@ from kvsd.table.workers import Pools
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-PATIENCE_SECONDS: Final = 0.25
-"""Requests wait for so long that their table opens, as small ones do; then they are answered LOADING."""
 
 _LOAD_THREADS: Final = 4
 _PURGE_SECONDS: Final = 3_600.0
@@ -98,27 +90,27 @@ class Tables:
     ) -> None:
         self._catalog = catalog
         self._storage = storage
-        self._pools = pools
         self._dispatcher = dispatcher
         self._reporter = reporter
-        self._medium = medium or Medium()
-        self._patience_seconds = patience_seconds
         self._loop = asyncio.get_running_loop()
         self._tables: dict[TableName, Slot] = {}
         self._dropped: WeakValueDictionary[TableName, Slot] = WeakValueDictionary()
         """Those that sessions still have in use: a new table of the name is what they find there."""
         self._loads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="kvsd-load")
+        self._open_tables = OpenTables(
+            catalog.folder,
+            self._effective,
+            pools,
+            self._loads,
+            reporter,
+            max_open_tables=storage.max_open_tables,
+            medium=medium or Medium(),
+            patience_seconds=patience_seconds,
+        )
         self._administration = ThreadPoolExecutor(1, thread_name_prefix="kvsd-tables")
         self._changing = asyncio.Lock()
         """One change of the catalog at a time."""
         self._purging: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._open_tables: dict[Slot, None] = {}
-        """Those with an actor or on the way to one."""
-        self._placed: set[Slot] = set()
-        """Those of them that count for the cap; the others wait for a place."""
-        self._moved = asyncio.Event()
-        """A place may be free, or be made so."""
         self.changes: set[asyncio.Task[Any]] = set()
         """What `stop` must see to its end."""
         for name, settings in catalog.tables.items():
@@ -152,25 +144,19 @@ class Tables:
         """Open a table before anybody asks for it; a failure is what its Requests are answered with."""
         table = self._tables[name]
         if table.actor is None and not table.is_unavailable:
-            await self._open(table)
+            await self._open_tables.open(table)
 
     async def stop(self) -> None:
         """Close all tables in order; what still comes is answered TABLE_UNAVAILABLE."""
-        self._stopping = True
+        self._open_tables.stop_opening()
         if self._purging is not None:
             self._purging.cancel()
         async with self._changing:
-            await asyncio.gather(*map(self._end, self._tables.values()))
+            await asyncio.gather(*map(self._open_tables.end, self._tables.values()))
         ending = self.changes | ({self._purging} if self._purging is not None else set())
         await asyncio.gather(*ending, return_exceptions=True)
         for pool in (self._loads, self._administration):
             pool.shutdown()
-
-    async def _end(self, table: Slot) -> None:
-        async with self._holding(table):
-            if table.refusal is None:
-                table.refuse(lambda: TableUnavailable("the server is stopping"))
-            await self._close(table)
 
     async def _purge(self) -> None:
         keep_seconds = self._storage.dropped_keep_seconds
@@ -256,13 +242,13 @@ class Tables:
             settings = settings_from(changes, table.settings)
             if settings != table.settings:
                 await self._change(partial(self._catalog.change_settings, name, settings))
-                async with self._holding(table):
+                async with self._open_tables.holding(table):
                     effective = self._effective(settings)
                     reopens = effective.needs_reopening(self._effective(table.settings))
                     table.settings = settings
                     if table.opening is not None or (table.actor is not None and reopens):
-                        await self._close(table)
-                        await self._open(table)
+                        await self._open_tables.close(table)
+                        await self._open_tables.open(table)
                     elif table.actor is not None:
                         table.actor.set_compaction(effective.compaction_options)
                         table.actor.set_cache_bytes(effective.cache_bytes)
@@ -274,13 +260,13 @@ class Tables:
         async with self._changing:
             table = self._find(name)
             self._catalog.check_droppable(name)
-            async with self._holding(table):
+            async with self._open_tables.holding(table):
                 while table.opening is not None:
                     await asyncio.wait([table.opening])  # at its end it would take the refusal back
                 before = table.refusal
                 table.refuse(lambda: TableNotFound(f"no table {name}: it was dropped"))
                 try:
-                    await self._close(table)
+                    await self._open_tables.close(table)
                     await self._change(partial(self._catalog.drop_table, name))
                 finally:
                     if name in self._catalog.tables:
@@ -298,18 +284,18 @@ class Tables:
         TableNotFound, and what keeps the table from being opened.
         """
         table = self._find(name)
-        async with self._holding(table):
+        async with self._open_tables.holding(table):
             if self._tables.get(name) is not table:
                 raise TableNotFound(f"no table {name}")
-            await self._close(table)
+            await self._open_tables.close(table)
             table.is_unavailable = False
             table.refuse(None)
-            await self._open(table)
+            await self._open_tables.open(table)
             if table.refusal is not None:
                 raise table.refusal()
 
     def _find(self, name: TableName) -> Slot:
-        if self._stopping:
+        if self._open_tables.stopping:
             raise TableUnavailable("the server is stopping")
         table = self._tables.get(name)
         if table is None:
@@ -319,7 +305,7 @@ class Tables:
     def _add(self, name: TableName, settings: TableSettings) -> None:
         table = self._dropped.pop(name, None)
         if table is None:
-            table = Slot(name, settings, self._want)
+            table = Slot(name, settings, self._open_tables.want)
         else:
             table.settings, table.is_unavailable = settings, False
             table.refuse(None)
@@ -327,7 +313,7 @@ class Tables:
         self._dispatcher.add(name, table.mailbox)
 
     async def _change(self, change: Callable[[], None]) -> None:
-        if self._stopping:
+        if self._open_tables.stopping:
             raise TableUnavailable("the server is stopping")
         await self._loop.run_in_executor(self._administration, change)
 
@@ -343,127 +329,6 @@ class Tables:
         for table in self._open_tables:
             if table.actor is not None and table.settings.cache_bytes is None:
                 table.actor.set_cache_bytes(self._cache_share)
-
-    # Opening and closing
-
-    def _want(self, table: Slot) -> None:
-        if self._stopping:
-            table.refuse(lambda: TableUnavailable("the server is stopping"))
-        elif table.opening is None and table.actor is None:
-            self._open_tables[table] = None
-            table.opening = self._loop.create_task(self._opening(table), name=f"open {table.name}")
-
-    async def _open(self, table: Slot) -> None:
-        self._want(table)
-        if table.opening is not None:
-            await asyncio.wait([table.opening])
-
-    async def _opening(self, table: Slot) -> None:
-        effective = self._effective(table.settings)
-        loader = Loader(table.name, self._catalog.folder(table.name), effective, self._medium)
-        patience = self._loop.call_later(
-            self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
-        )
-        error: KvsdError | None = None
-        try:
-            await self._take_place(table)
-            store = await self._loop.run_in_executor(self._loads, loader.run)
-            actor = TableActor(
-                str(table.name),
-                store,
-                self._pools,
-                self._reporter,
-                fsync_interval_ms=effective.fsync_interval_ms,
-                compaction=effective.compaction_options,
-            )
-        except (StorageError, TableUnavailable) as failure:
-            error = failure
-        except OSError as failure:
-            error = TableUnavailable(f"table {table.name} cannot be opened: {failure}; check the disk, then reopen it")
-        except Exception as fault:
-            self._reporter.critical("internal fault while a table was opened", table=str(table.name), exc_info=fault)
-            error = TableUnavailable(f"table {table.name} is unavailable after an internal fault; see the server's log")
-        patience.cancel()
-        table.opening = None
-        if error is not None:
-            self._reporter.critical("a table cannot be opened", table=str(table.name), error=str(error))
-            self._give_up(table, error)
-            return
-        if store.log.torn_tail:
-            self._reporter.warning("an interrupted append was cut off and set aside", table=str(table.name))
-        table.refusal = None
-        table.mailbox.on_put = None
-        actor.mailbox = table.mailbox
-        table.actor = actor
-        table.running = self._loop.create_task(actor.run(), name=f"table {table.name}")
-        table.running.add_done_callback(partial(self._ended, table))
-        self._moved.set()
-
-    async def _take_place(self, slot: Slot) -> None:
-        """Wait until few enough tables are open, and close what was not used for longest, idle ones first.
-
-        One that its disk has failed keeps its place beyond the cap: only `reopen` closes it.
-        """
-        while sum(other.actor is None or other.is_healthy for other in self._placed) >= self._storage.max_open_tables:
-            closable = [
-                other for other in self._placed if other.is_healthy and not other.closing and not other.lock.locked()
-            ]
-            if closable:
-                victim = min(closable, key=lambda other: (not other.mailbox.empty(), other.mailbox.used_at))
-                async with self._holding(victim):
-                    await self._close(victim)
-            else:
-                self._moved.clear()
-                await self._moved.wait()
-        self._placed.add(slot)
-
-    @contextlib.asynccontextmanager
-    async def _holding(self, table: Slot) -> AsyncIterator[None]:
-        """Its lock, whose end may be what an opening waits for."""
-        try:
-            async with table.lock:
-                yield
-        finally:
-            self._moved.set()
-
-    async def _close(self, table: Slot) -> None:
-        """Under its lock: answer all that waits, seal the log, and let go of its files."""
-        if table.opening is not None:
-            await asyncio.wait([table.opening])
-        if table.running is None:
-            return
-        running = table.running
-        table.closing = True
-        await table.mailbox.put(None)
-        await asyncio.wait([running])
-        table.closing = False
-
-    def _ended(self, table: Slot, running: asyncio.Task[None]) -> None:
-        """The actor's task has ended, by `_close` or by a fault of ours."""
-        if running.cancelled():
-            return  # the loop is being torn down
-        table.actor = table.running = None
-        table.mailbox.on_put = table.knock
-        error = running.exception()
-        if error is not None:
-            # Nothing acknowledged is lost: recovery settles what the actor could not.
-            self._reporter.critical("a table was not closed in order", table=str(table.name), exc_info=error)
-        if not table.closing:
-            self._give_up(table, TableUnavailable(f"table {table.name} has ended; reopen it, or restart the server"))
-            return
-        self._leave(table)
-        if not table.mailbox.empty():
-            table.knock()
-
-    def _leave(self, table: Slot) -> None:
-        del self._open_tables[table]
-        self._placed.discard(table)
-        self._moved.set()
-
-    def _give_up(self, table: Slot, error: KvsdError) -> None:
-        self._leave(table)
-        table.is_unavailable = True
-        table.refuse(lambda: error)
 
 
 def _entry(table: Slot) -> TableEntry:

@@ -1,221 +1,30 @@
 """One compaction: a run of sealed segments is rewritten into one file that holds only what is still wanted.
 
-Owns: the steps of it, and their order. Must not know asyncio, what is wanted (that is retention's), nor when to compact
-what: `Compaction.steps` is a generator that touches the Store itself and yields what blocks, as jobs for a worker.
+Owns: the steps of it, and their order. Must not know asyncio, the bytes of its files, what is wanted (that is
+retention's), nor when to compact what: `Compaction.steps` is a generator that touches the Store itself and yields what
+blocks, as jobs for a worker.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from kvsd.errors import CorruptLog
 from kvsd.table import hint
-from kvsd.table.entry import (
-    DIGEST_MASK,
-    HEADER,
-    HEADER_BYTES,
-    TOMBSTONES,
-    Header,
-    encode_header,
-    encode_seal,
-    header_is_intact,
-)
-from kvsd.table.medium import Medium
+from kvsd.table.compaction_input import SLICE_RECORDS, Input, Slice
+from kvsd.table.compaction_output import Output
+from kvsd.table.entry import TOMBSTONES
 from kvsd.table.retention import Retention
-from kvsd.table.scan import Record, Scan
-from kvsd.table.segment import (
-    MAX_GENERATION,
-    OVERHEAD_BYTES,
-    SEGMENT_HEADER_BYTES,
-    TEMPORARY,
-    Segment,
-    SegmentHeader,
-    new_mark,
-    seal,
-)
+from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment, new_mark
+from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.store import Store
 from kvsd.types import Key
 
 Job: TypeAlias = Callable[[], object]
 """To be run by a worker; it may raise OSError or a StorageError, which is then thrown into the generator."""
-
-SLICE_RECORDS: Final = 128
-SLICE_BYTES: Final = 1 << 20
-"""What a job takes on: under a millisecond of Python, in which another thread may have to wait for the interpreter."""
-
-_SYNC_BYTES: Final = 8 << 20
-"""Synced on the way, so that no sync of a commit has to wait for a whole segment."""
-MARGIN_BYTES: Final = 16 << 20
-"""What the disk must have beside the output, for the writes that go on meanwhile; but no more than the output again: on
-a full disk, what is all but dead must still be able to go."""
-_MAX_OFFSET: Final = 0xFFFFFFFF
-
-
-class Slice:
-    """Some consecutive entries of a segment, as checked records and as bytes."""
-
-    __slots__ = ("_base", "data", "position", "records", "size_bytes")
-
-    def __init__(self, segment: Segment, records: list[Record]) -> None:
-        self.records = records
-        self.position = segment.header.position(0)
-        self._base = records[0][3] - self.position
-        _, key, _, position, value_bytes, _ = records[-1]
-        self.size_bytes = position - self.position + HEADER_BYTES + len(key) + value_bytes - self._base
-        self.data = segment.medium.read(segment.fd, self.size_bytes, self._base)
-        for _, _, _, position, _, _ in records:
-            offset = position - self.position
-            # Read once more than the scan did: what is carried over must be what was checked.
-            if not header_is_intact(self.data, offset - self._base, segment.header.mark, segment.crc_seed ^ offset):
-                raise CorruptLog(f"{segment.path}: damaged at offset {offset}", str(segment.path), offset)
-
-    def at(self, place: int) -> int:
-        """Where in `data` the entry of `records[place]` begins."""
-        return self.records[place][3] - self.position - self._base
-
-    def header(self, place: int) -> Header:
-        return Header._make(HEADER.unpack_from(self.data, self.at(place)))
-
-    def prev_seq(self, place: int) -> int:
-        return self.header(place).prev_seq
-
-
-class Input:
-    """A sealed segment that is read and checked slice by slice."""
-
-    def __init__(self, segment: Segment) -> None:
-        self.segment = segment
-        self.scan = Scan(segment, whole_batches=False)
-        self.slice: Slice | None = None
-        """What the last `read` has found; None at the end."""
-        self._records = iter(self.scan)
-
-    def read(self) -> None:
-        """Raises CorruptLog where the segment is not intact to its SEAL."""
-        self.slice = None
-        records = list(_some(self._records))
-        if records:
-            self.slice = Slice(self.segment, records)
-        elif self.scan.sealed_at is None:
-            path, offset = self.segment.path, self.scan.accepted_to
-            raise CorruptLog(f"{path}: damaged at offset {offset}: {self.scan.ended_because}", str(path), offset)
-
-
-def _some(records: Iterator[Record]) -> Iterator[Record]:
-    size = 0
-    for count, record in enumerate(records, 1):
-        yield record
-        size += HEADER_BYTES + len(record[1]) + record[4]
-        if count == SLICE_RECORDS or size >= SLICE_BYTES:
-            return
-
-
-class Output:
-    """The file that is written; it gets its header last, and its name once all of it is synced."""
-
-    def __init__(self, medium: Medium, directory: Path, header: SegmentHeader) -> None:
-        self.medium = medium
-        self.path = directory / header.name
-        self.header = header
-        self.count = 0
-        self.segment: Segment | None = None
-        """Once `publish` has run."""
-        self.is_published = False
-        """Whether the file may have its name, on the medium or in memory."""
-        self._temporary = directory / (header.name + TEMPORARY)
-        self._fd: int | None = None
-        self._end = self._synced_to = SEGMENT_HEADER_BYTES
-        self._last_seq = 0
-        self._digest = 0
-
-    def create(self, expected_bytes: int) -> None:
-        """Raises OSError, ENOSPC also where the disk would be left with next to nothing."""
-        if self.medium.free_bytes(self.path.parent) < expected_bytes + min(expected_bytes, MARGIN_BYTES):
-            raise OSError(errno.ENOSPC, "not enough room to compact", str(self.path.parent))
-        self._fd = self.medium.open(self._temporary, create=True)
-
-    def write(self, found: Slice, wanted: Sequence[bool]) -> None:
-        """Append the wanted entries of `found`, with headers for their new place."""
-        assert self._fd is not None
-        data, end = found.data, self._end
-        buffers: list[bytes] = []
-        mark, crc_seed = self.header.mark, self.header.crc_seed
-        for place, is_wanted in enumerate(wanted):
-            if not is_wanted:
-                continue
-            at, old = found.at(place), found.header(place)
-            header, header_crc = encode_header(
-                mark,
-                crc_seed ^ end,
-                old.body_crc,
-                SEGMENT_HEADER_BYTES,
-                old.seq,
-                old.timestamp_us,
-                old.expires_us,
-                old.prev_seq,
-                old.kind,
-                old.key_bytes,
-                old.value_bytes,
-                old.batch_index,
-                old.batch_count,
-            )
-            size = HEADER_BYTES + old.key_bytes + old.value_bytes
-            buffers += header, data[at + HEADER_BYTES : at + size]
-            end += size
-            self.count += 1
-            self._last_seq = old.seq
-            self._digest = self._digest + header_crc & DIGEST_MASK
-        if end > _MAX_OFFSET:
-            raise OSError(errno.EFBIG, "a segment holds less than 4 GiB", str(self.path))
-        if buffers:
-            self.medium.write(self._fd, [b"".join(buffers)], self._end)
-            self._end = end
-        if end - self._synced_to >= _SYNC_BYTES:
-            self.medium.sync(self._fd)
-            self._synced_to = end
-
-    def publish(self, last: Scan, dropped_through: int) -> None:
-        """Seal the file as `last`, the finished scan of the last input, was sealed; all of it is durable then, and so
-        is its name."""
-        assert self._fd is not None
-        medium, directory = self.medium, self.path.parent
-        header = replace(self.header, covered_to=last.covered_through, dropped_through=dropped_through)
-        medium.write(self._fd, [header.encode()], 0)
-        seal_entry = encode_seal(
-            mark=header.mark,
-            crc_seed=header.crc_seed,
-            offset=self._end,
-            count=self.count,
-            last_seq=self._last_seq,
-            digest=self._digest,
-            seq=last.last_seq,
-            timestamp_us=last.last_timestamp_us,
-        )
-        seal(medium, self._fd, self._end, seal_entry)
-        medium.rename(self._temporary, self.path)
-        self.is_published = True
-        medium.sync_directory(directory)
-        self.segment, self._fd = Segment(medium, self.path, header, self._fd), None
-
-    def discard(self) -> None:
-        """What was begun is gone; a file that may have its name already stays, and is as good as its inputs."""
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
-            self.medium.close(fd)
-            if not self.is_published:
-                self.medium.unlink(self._temporary)
-        elif self.segment is not None:
-            self.segment.close()
-
-    def withdraw(self) -> None:
-        """Take away a file that does not give back what was written: its inputs are all there still."""
-        self.medium.unlink(self.path)
-        self.medium.sync_directory(self.path.parent)
 
 
 class Compaction:
@@ -275,7 +84,7 @@ class Compaction:
         try:
             expected = self._expected_bytes()
             yield lambda: output.create(expected)
-            scan: Scan | None = None
+            reader: SegmentReader | None = None
             for segment in self.run:
                 source = Input(segment)
                 yield source.read
@@ -288,8 +97,8 @@ class Compaction:
                                 tombstones.append(key)
                     self.bytes_done += found.size_bytes
                     yield _both(output, found, wanted, source)
-                scan = source.scan
-            assert scan is not None
+                reader = source.reader
+            assert reader is not None
             # An old value that was durable goes in favour of a newer one: so that must be durable now, too.
             sync = store.log.sync()
             if sync is not None:
@@ -297,7 +106,7 @@ class Compaction:
                 yield sync.run
                 self.is_syncing_log = False
                 store.log.synced(sync)
-            last = scan
+            last = reader
             yield lambda: output.publish(last, dropped_through)
         except GeneratorExit:
             raise

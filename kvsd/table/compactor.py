@@ -1,27 +1,22 @@
 """When a table is compacted, and at which pace.
 
-Owns: the choice of runs, and throttle, pause and progress. Must not know asyncio, nor how a run is compacted: it draws
-the steps of a Compaction one by one, on the table's own thread, and has its host run their jobs.
+Owns: what starts a compaction, and throttle, pause and progress. Must not know asyncio, which segments make a run
+(that is the plan's), nor how a run is compacted: it draws the steps of a Compaction one by one, on the table's own
+thread, and has its host run their jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from kvsd.errors import CorruptLog
 from kvsd.table.compaction import Compaction, Job
+from kvsd.table.compaction_plan import Candidate, plan
 from kvsd.table.request import CompactionProgress
-from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
 from kvsd.table.store import Store
 
-_MAX_RUN: Final = 16
-"""Segments in one run: what is remembered of its dropped tombstones has a bound."""
-_SMALL_SHARE: Final = 4
-"""A segment is small if what is alive of it fits so many times into one."""
-_SMALL_RUN: Final = 4
-"""So many small neighbours are made one even without garbage: every restart leaves one."""
 _RETRY_SECONDS: Final = 60.0
 _FEW_TOMBSTONES: Final = 10_000
 """So many, or as many as there are keys, are kept; each takes the memory of a key, and 64 bytes of the log."""
@@ -35,53 +30,6 @@ class CompactionOptions:
     """Of the segments that are read; 0: as fast as it goes."""
     garbage_ratio: float = 0.5
     """The share of a segment that must be dead."""
-
-
-class Candidate(NamedTuple):
-    """A sealed segment."""
-
-    segment: Segment
-    size_bytes: int
-    dead_bytes: int
-    is_refused: bool = False
-    """It has been found damaged."""
-
-    @property
-    def live_bytes(self) -> int:
-        return max(0, self.size_bytes - self.dead_bytes - OVERHEAD_BYTES)
-
-
-def plan(
-    candidates: Iterable[Candidate], *, segment_bytes: int, garbage_ratio: float, everything: bool = False
-) -> list[list[Candidate]]:
-    """Contiguous runs of `candidates`, all of them in the log's order, each worth to be made one segment.
-
-    `everything`: whatever they hold, since tombstones are not counted as garbage, and go best in one go from the start.
-    """
-
-    def is_dead(candidate: Candidate) -> bool:
-        dead_bytes = candidate.dead_bytes
-        return everything or (dead_bytes > 0 and dead_bytes >= garbage_ratio * candidate.size_bytes)
-
-    def may_join(candidate: Candidate) -> bool:
-        if candidate.is_refused or candidate.segment.header.generation >= MAX_GENERATION:
-            return False
-        return is_dead(candidate) or candidate.live_bytes * _SMALL_SHARE <= segment_bytes
-
-    runs: list[list[Candidate]] = []
-    run: list[Candidate] = []
-    live_bytes = 0
-    for candidate in candidates:
-        if not may_join(candidate):
-            run = []
-            continue
-        live_bytes += candidate.live_bytes
-        if not run or len(run) == _MAX_RUN or live_bytes + OVERHEAD_BYTES > segment_bytes:
-            run = []
-            runs.append(run)
-            live_bytes = candidate.live_bytes
-        run.append(candidate)
-    return [run for run in runs if len(run) >= _SMALL_RUN or any(map(is_dead, run))]
 
 
 class Timer(Protocol):
@@ -355,7 +303,7 @@ class Compactor:
         self._seen_bytes = bytes_done
         return self._due - now
 
-    def _clear(self) -> tuple[Compaction, Sequence[Candidate]]:
+    def _clear(self) -> tuple[Compaction, list[Candidate]]:
         assert self._compaction is not None
         compaction, run = self._compaction, self._runs.pop(0)
         self._compaction = self._steps = None

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 from zlib import crc32
+
+from kvsd.types import Key
 
 HEADER: Final = struct.Struct(">IIIIQQQQIIBBHI")
 HEADER_BYTES: Final = HEADER.size
@@ -67,6 +69,10 @@ class Header(NamedTuple):
     flags: int
     key_bytes: int
     value_bytes: int
+
+
+Record: TypeAlias = tuple[int, Key, int, int, int, int]
+"""kind, key, seq, position, value_bytes, expires_us."""
 
 
 def seed(segment_id: int, offset: int) -> int:

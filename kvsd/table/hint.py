@@ -18,11 +18,11 @@ from zlib import crc32
 
 from kvsd.errors import CorruptLog
 from kvsd.table import index
-from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind
+from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind, Record
 from kvsd.table.index import Block, Location
 from kvsd.table.medium import Medium
-from kvsd.table.scan import Record, Scan, Seal
 from kvsd.table.segment import OVERHEAD_BYTES, TEMPORARY, Segment, SegmentHeader
+from kvsd.table.segment_reader import Seal, SegmentReader
 from kvsd.table.work import ROOM_BYTES
 from kvsd.types import Key
 
@@ -215,11 +215,11 @@ def _write(segment: Segment, pause: Callable[[], bool]) -> bool:
 
 
 def _write_blocks(segment: Segment, fd: int, pause: Callable[[], bool]) -> bool:
-    scan = Scan(segment, whole_batches=False)
+    reader = SegmentReader(segment, whole_batches=False)
     at, crc = HINT_HEADER_BYTES, segment.header.mark
     block = _Builder()
     number = 0
-    for number, record in enumerate(scan, 1):
+    for number, record in enumerate(reader, 1):
         if record[0] != Kind.SET and record[0] not in TOMBSTONES:
             return False
         block.add(record)
@@ -230,12 +230,12 @@ def _write_blocks(segment: Segment, fd: int, pause: Callable[[], bool]) -> bool:
             block = _Builder()
         if number % _SLICE_ENTRIES == 0 and pause():
             return False
-    if scan.seal is None:
+    if reader.seal is None:
         raise CorruptLog(
-            f"{segment.path}: damaged at offset {scan.accepted_to}: {scan.ended_because}. What is behind it can still "
-            "be read, until the next start; restore the file from a backup",
+            f"{segment.path}: damaged at offset {reader.accepted_to}: {reader.ended_because}. What is behind it can "
+            "still be read, until the next start; restore the file from a backup",
             str(segment.path),
-            scan.accepted_to,
+            reader.accepted_to,
         )
     if not number:
         return False
@@ -243,7 +243,7 @@ def _write_blocks(segment: Segment, fd: int, pause: Callable[[], bool]) -> bool:
         data, crc = block.encode(crc)
         segment.medium.write(fd, [data], at)
         at += len(data)
-    header = _LAYOUT.pack(*_identity(segment.header), *scan.seal, at)
+    header = _LAYOUT.pack(*_identity(segment.header), *reader.seal, at)
     segment.medium.write(fd, [header + _CHECKSUM.pack(crc32(header))], 0)
     return True
 

@@ -10,9 +10,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, KeysView, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind
+from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind, Record
 from kvsd.table.expiry import Expiries
-from kvsd.table.scan import Record
 from kvsd.types import Key
 
 Location: TypeAlias = int

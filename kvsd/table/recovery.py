@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from kvsd.errors import CorruptLog
-from kvsd.table.entry import HEADER, HEADER_BYTES, Header, header_is_intact
+from kvsd.table.entry import HEADER, HEADER_BYTES, Header, Record, header_is_intact
 from kvsd.table.hint import Hint
 from kvsd.table.index import Block, position_of
 from kvsd.table.medium import Medium
 from kvsd.table.progress import RecoveryProgress
-from kvsd.table.scan import Record, Scan
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment, parse_name
+from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.settlement import Settlement
 
 _WINDOW_BYTES: Final = 4 << 20
@@ -48,30 +48,30 @@ def recover(
         covered_through = 0
         empty: set[int] = set()
         unhinted: list[Path] = []
-        scan: Scan | None = None
+        reader: SegmentReader | None = None
         progress.bytes_total = sum(medium.size(segment.fd) for segment in segments)
         for segment in segments:
             _check_continues(segment, covered_through)
-            scan, is_hinted = _read(segment, sink, progress, is_last=segment is segments[-1])
-            if scan.is_empty:
+            reader, is_hinted = _read(segment, sink, progress, is_last=segment is segments[-1])
+            if reader.is_empty:
                 empty.add(segment.header.segment_id)
-            elif scan.count and not is_hinted:
+            elif reader.count and not is_hinted:
                 unhinted.append(segment.path)
             # A compaction's output had its SEAL before it had its name: it has no torn tail.
-            if segment is not segments[-1] or scan.sealed_at is not None or segment.header.generation:
-                _check_sealed(scan)
-                covered_through = scan.covered_through
-        torn = scan is not None and scan.sealed_at is None and _has_torn_tail(scan)
+            if segment is not segments[-1] or reader.sealed_at is not None or segment.header.generation:
+                _check_sealed(reader)
+                covered_through = reader.covered_through
+        torn = reader is not None and reader.sealed_at is None and _has_torn_tail(reader)
     except BaseException:
         for segment in segments:
             segment.close()
         raise
-    timestamp_us = now_us() if scan is None else max(now_us(), scan.last_timestamp_us + 1)
+    timestamp_us = now_us() if reader is None else max(now_us(), reader.last_timestamp_us + 1)
     settlement = Settlement(
         medium,
         directory,
         segments,
-        scan,
+        reader,
         superseded=superseded,
         empty=empty,
         torn=torn,
@@ -81,7 +81,7 @@ def recover(
     return settlement, unhinted
 
 
-def _read(segment: Segment, sink: Sink, progress: RecoveryProgress, *, is_last: bool) -> tuple[Scan, bool]:
+def _read(segment: Segment, sink: Sink, progress: RecoveryProgress, *, is_last: bool) -> tuple[SegmentReader, bool]:
     """Give the entries of `segment` to `sink`; whether its hint had them all."""
     before = progress.bytes_done
 
@@ -92,20 +92,20 @@ def _read(segment: Segment, sink: Sink, progress: RecoveryProgress, *, is_last: 
     hint = Hint.open(segment)
     if hint is not None:
         with closing(hint):
-            scan = Scan(segment, whole_batches=False)
-            if scan.accept(hint.seal):
+            reader = SegmentReader(segment, whole_batches=False)
+            if reader.accept(hint.seal):
                 for block in hint:
                     sink.load(block)
                     loaded_to = position_of(block.locations[-1])
                     reached(loaded_to - segment.header.position(0))
                 if hint.is_whole:
-                    reached(scan.size_bytes)
-                    return scan, True
-    scan = Scan(segment, whole_batches=is_last, reached=reached)
+                    reached(reader.size_bytes)
+                    return reader, True
+    reader = SegmentReader(segment, whole_batches=is_last, reached=reached)
     # What a damaged hint had before its damage is loaded: once more, and it would count as replaced.
-    sink.replay(scan if not loaded_to else (record for record in scan if record[_POSITION] > loaded_to))
-    reached(scan.size_bytes)
-    return scan, False
+    sink.replay(reader if not loaded_to else (record for record in reader if record[_POSITION] > loaded_to))
+    reached(reader.size_bytes)
+    return reader, False
 
 
 def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
@@ -161,26 +161,26 @@ def _check_continues(segment: Segment, covered_through: int) -> None:
         )
 
 
-def _check_sealed(scan: Scan) -> None:
+def _check_sealed(reader: SegmentReader) -> None:
     """Raises CorruptLog where a segment that has a successor is not intact to its very end."""
-    path = scan.segment.path
-    if scan.sealed_at is None:
-        raise _corrupt(path, scan.accepted_to, scan.ended_because)
-    if _first_nonzero(scan.segment, scan.accepted_to, scan.size_bytes) is not None:
-        raise _corrupt(path, scan.accepted_to, "data follows the SEAL")
+    path = reader.segment.path
+    if reader.sealed_at is None:
+        raise _corrupt(path, reader.accepted_to, reader.ended_because)
+    if _first_nonzero(reader.segment, reader.accepted_to, reader.size_bytes) is not None:
+        raise _corrupt(path, reader.accepted_to, "data follows the SEAL")
 
 
-def _has_torn_tail(scan: Scan) -> bool:
-    """Whether the unsealed segment of `scan` holds bytes behind its intact entries.
+def _has_torn_tail(reader: SegmentReader) -> bool:
+    """Whether the unsealed segment of `reader` holds bytes behind its intact entries.
 
     Raises CorruptLog where an intact header behind the damage says that the damaged place had been synced: then it
     was acknowledged, and is no interrupted append.
     """
-    segment, damage = scan.segment, scan.accepted_to
-    if _first_nonzero(segment, damage, scan.size_bytes) is None:
+    segment, damage = reader.segment, reader.accepted_to
+    if _first_nonzero(segment, damage, reader.size_bytes) is None:
         return False
     mark = segment.header.mark.to_bytes(4, "big")
-    for base, data in _windows(segment, damage, scan.size_bytes, overlap=HEADER_BYTES - 1):
+    for base, data in _windows(segment, damage, reader.size_bytes, overlap=HEADER_BYTES - 1):
         at = data.find(mark)
         while at >= 0:
             if header_is_intact(data, at, segment.header.mark, segment.crc_seed ^ (base + at)):
@@ -189,7 +189,7 @@ def _has_torn_tail(scan: Scan) -> bool:
                     raise _corrupt(
                         segment.path,
                         damage,
-                        f"{scan.ended_because}, yet synced entries follow at {base + at}",
+                        f"{reader.ended_because}, yet synced entries follow at {base + at}",
                     )
             at = data.find(mark, at + 1)
     return True

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from kvsd.table.entry import TOMBSTONES, Kind
+from kvsd.table.entry import TOMBSTONES, Kind, Record
 from kvsd.table.index import TOMBSTONE, Index, seq_of
-from kvsd.table.scan import Record
 from kvsd.types import Key
 
 _ALWAYS: Final = frozenset((Kind.CLEAR, Kind.CHAIN))

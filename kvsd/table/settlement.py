@@ -13,8 +13,8 @@ from typing import Final
 from kvsd.table import hint
 from kvsd.table.entry import SEQ_GAP, encode_seal
 from kvsd.table.medium import Medium
-from kvsd.table.scan import Scan
 from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, parse_name, seal
+from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.work import RESERVE_NAME
 
 _COPY_BYTES: Final = 4 << 20
@@ -33,7 +33,7 @@ class Settlement:
         medium: Medium,
         directory: Path,
         segments: list[Segment],
-        last: Scan | None,
+        last: SegmentReader | None,
         *,
         superseded: Sequence[Path] = (),
         empty: Collection[int],
@@ -41,7 +41,7 @@ class Settlement:
         timestamp_us: int,
         loose: bool,
     ) -> None:
-        """`last` is the finished scan of the last segment, None in a new table; `empty` are ids without entries;
+        """`last` is the reader that has read the last segment, None in a new table; `empty` are ids without entries;
         `superseded` are files that a compaction has replaced."""
         self.medium = medium
         self.directory = directory
@@ -103,7 +103,7 @@ class Settlement:
         self.medium.sync_parents(self.directory)
         return SegmentHeader.first(self._timestamp_us, loose=self._loose)
 
-    def _settle(self, last: Scan) -> SegmentHeader:
+    def _settle(self, last: SegmentReader) -> SegmentHeader:
         """Seal the last segment if its own run did not; returns the header of its successor."""
         old, last_seq = last.segment.header, last.end_seq
         lost_numbers = last.lost_numbers
@@ -129,26 +129,26 @@ class Settlement:
         return replace(successor, epoch=old.epoch + lost_numbers)
 
 
-def _write_seal_again(scan: Scan, at: int) -> None:
+def _write_seal_again(reader: SegmentReader, at: int) -> None:
     """The SEAL may be in the page cache alone, since the sync behind it has failed or was never reached. Were it lost
     once there is a successor, that would be corruption."""
-    medium, fd = scan.segment.medium, scan.segment.fd
-    seal(medium, fd, at, medium.read(fd, scan.accepted_to - at, at))
+    medium, fd = reader.segment.medium, reader.segment.fd
+    seal(medium, fd, at, medium.read(fd, reader.accepted_to - at, at))
 
 
-def _replace_by_sealed_copy(scan: Scan, seal_entry: bytes, *, keep_old: bool) -> Segment:
-    """Put a sealed copy of the accepted prefix in the place of the unsealed segment of `scan`, which stays open.
+def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_old: bool) -> Segment:
+    """Put a sealed copy of the accepted prefix in the place of the unsealed segment of `reader`, which stays open.
 
     A copy, since pages that a failed sync marked clean may never have reached the medium. With `keep_old`
     the old file stays beside it, as NAME.torn-N. A crash at any step leaves the old file or the new one.
     """
-    segment = scan.segment
+    segment = reader.segment
     medium, path = segment.medium, segment.path
     temporary = path.with_name(path.name + TEMPORARY)
     fd = medium.open(temporary, create=True)
     try:
-        _copy(medium, segment.fd, fd, scan.accepted_to)
-        medium.write(fd, [seal_entry], scan.accepted_to)
+        _copy(medium, segment.fd, fd, reader.accepted_to)
+        medium.write(fd, [seal_entry], reader.accepted_to)
         medium.sync(fd)
     finally:
         medium.close(fd)

@@ -10,7 +10,7 @@ import sys
 from typing import Final, NamedTuple
 
 from kvsd.table import hint
-from kvsd.table.compaction import MARGIN_BYTES
+from kvsd.table.compaction_output import MARGIN_BYTES
 from kvsd.table.entry import HEADER_BYTES
 from kvsd.table.index import pack
 from kvsd.table.segment import OVERHEAD_BYTES, SEGMENT_HEADER_BYTES

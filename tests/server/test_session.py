@@ -439,7 +439,7 @@ class Halt:
         for table in self._server.tables._open_tables:
             if table.running.done():
                 table.running = asyncio.create_task(table.actor.run())
-                table.running.add_done_callback(partial(self._server.tables._ended, table))
+                table.running.add_done_callback(partial(self._server.tables._open_tables._ended, table))
 
 
 class StuckDisk:

@@ -188,7 +188,7 @@ async def test_a_table_that_loads_or_commits_slowly_delays_no_other(tmp_path: Pa
     async with served(tmp_path, medium=slow) as one:
         held = one.ask_nowait(one.mailbox(T), Set(b"k", b"v"))
         assert await asyncio.to_thread(gate.reached.wait, 20)
-        one.tables._medium = Medium()
+        one.tables._open_tables._medium = Medium()
         for n in range(20):
             assert await one.ask(DEFAULT_TABLE, Set(b"k", b"%d" % n), Get(b"k")) == [None, b"%d" % n]
         assert not held.done()
@@ -291,7 +291,7 @@ async def test_a_request_behind_the_end_of_an_actor_is_served_by_the_next(tmp_pa
         mailbox = one.mailbox(DEFAULT_TABLE)
         await one.ask(mailbox, Set(b"k", b"v"))
         [slot] = one.tables._open_tables
-        closing = asyncio.create_task(one.tables._close(slot))
+        closing = asyncio.create_task(one.tables._open_tables.close(slot))
         await asyncio.sleep(0)
         late = one.ask_nowait(mailbox, Get(b"k"))
         await closing

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from kvsd.errors import CorruptLog
-from kvsd.table import compaction as compaction_module
+from kvsd.table import compaction, compaction_input
 from kvsd.table.entry import HEADER, HEADER_BYTES, Header, Kind
 from kvsd.table.index import Index
 from kvsd.table.medium import Medium
 from kvsd.table.request import Batch, Delete, Fetch, Set
-from kvsd.table.scan import Scan
 from kvsd.table.segment import TEMPORARY, Segment, parse_name
+from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.work import RESERVE_NAME
 from tests.table.driver import Clock, Table, segments
 from tests.table.history import History, recovered
@@ -36,7 +36,8 @@ KEYS = [b"key-%d" % number for number in range(6)]
 @pytest.fixture(autouse=True)
 def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that small logs have many steps."""
-    monkeypatch.setattr(compaction_module, "SLICE_RECORDS", 2)
+    for module in (compaction_input, compaction):
+        monkeypatch.setattr(module, "SLICE_RECORDS", 2)
 
 
 def facts(index: Index) -> tuple[object, ...]:
@@ -92,12 +93,12 @@ def entries(path: Path) -> list[tuple[Header, bytes]]:
     medium = Medium()
     segment = Segment.open(medium, path)
     found = []
-    scan = Scan(segment, whole_batches=False)
-    for _, key, _, position, value_bytes, _ in scan:
+    reader = SegmentReader(segment, whole_batches=False)
+    for _, key, _, position, value_bytes, _ in reader:
         data = medium.read(segment.fd, HEADER_BYTES + len(key) + value_bytes, position & 0xFFFFFFFF)
         header = Header._make(HEADER.unpack_from(data))
         found.append((header._replace(mark=0, header_crc=0, synced_to=0), data[HEADER_BYTES:]))
-    assert scan.seal is not None
+    assert reader.seal is not None
     segment.close()
     return found
 

@@ -13,8 +13,8 @@ import pytest
 from kvsd.errors import CorruptLog
 from kvsd.table.entry import Kind
 from kvsd.table.log import Read
-from kvsd.table.scan import Scan
 from kvsd.table.segment import parse_name
+from kvsd.table.segment_reader import SegmentReader
 from kvsd.types import Fsync
 from tests.table.driver import Table, files, segments
 from tests.table.history import History, recovered
@@ -35,9 +35,9 @@ def roll(table: Table) -> None:
 
 def entries(table: Table, number: int) -> list[tuple[int, bytes, int]]:
     """Kind, key and seq of the sealed segment's entries."""
-    scan = Scan(table.log.sealed()[number], whole_batches=False)
-    found = [(kind, key, seq) for kind, key, seq, *_ in scan]
-    assert scan.sealed_at is not None
+    reader = SegmentReader(table.log.sealed()[number], whole_batches=False)
+    found = [(kind, key, seq) for kind, key, seq, *_ in reader]
+    assert reader.sealed_at is not None
     return found
 
 
@@ -78,12 +78,14 @@ def test_entries_keep_times_expiry_previous_seq_and_batch(tmp_path: Path) -> Non
     roll(table)
     segment = table.log.sealed()[0]
     before = [
-        segment.medium.read(segment.fd, 64, p & 0xFFFFFFFF)[16:] for *_, p, _, _ in Scan(segment, whole_batches=False)
+        segment.medium.read(segment.fd, 64, p & 0xFFFFFFFF)[16:]
+        for *_, p, _, _ in SegmentReader(segment, whole_batches=False)
     ]
     table.compact(0, 1)
     segment = table.log.sealed()[0]
     after = [
-        segment.medium.read(segment.fd, 64, p & 0xFFFFFFFF)[16:] for *_, p, _, _ in Scan(segment, whole_batches=False)
+        segment.medium.read(segment.fd, 64, p & 0xFFFFFFFF)[16:]
+        for *_, p, _, _ in SegmentReader(segment, whole_batches=False)
     ]
     assert after == before[1:3]
     assert table.store.expires_us(b"e") == 1 << 61

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from kvsd.table.entry import Record
 from kvsd.table.index import Index
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.progress import RecoveryProgress
 from kvsd.table.recovery import recover
-from kvsd.table.scan import Record
 from tests.table.driver import Table, ticking
 from tests.table.history import History, busy_minute, recovered
 from tests.table.medium import COUNTED, Call, FaultyMedium

@@ -390,7 +390,7 @@ def test_a_value_longer_than_the_format_allows_is_no_entry(tmp_path: Path) -> No
 
 
 def test_values_larger_than_the_read_window_are_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvsd.table.scan._WINDOW_BYTES", 100)
+    monkeypatch.setattr("kvsd.table.segment_reader._WINDOW_BYTES", 100)
     segment = Written()
     values = {b"%d" % size: bytes([size]) * size for size in (0, 30, 36, 37, 99, 100, 250)}
     for key, value in values.items():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from kvsd.table.entry import Kind
+from kvsd.table.entry import Kind, Record
 from kvsd.table.index import TOMBSTONE, Index, pack
 from kvsd.table.retention import Retention
-from kvsd.table.scan import Record
 
 
 def record(kind: Kind, key: bytes, seq: int) -> Record:

@@ -7,7 +7,7 @@ is a torn tail; that is recovery's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from kvsd.errors import UnsupportedFormat
@@ -21,13 +21,10 @@ from kvsd.table.entry import (
     SEQ_GAP,
     Header,
     Kind,
+    Record,
     header_is_intact,
 )
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment
-from kvsd.types import Key
-
-Record: TypeAlias = tuple[int, Key, int, int, int, int]
-"""kind, key, seq, position, value_bytes, expires_us."""
 
 _WINDOW_BYTES: Final = 256 << 10
 """4 MiB are no faster, and come on top of the index at its worst: 10 bytes for each of a million keys."""
@@ -42,7 +39,7 @@ class Seal(NamedTuple):
     digest: int
 
 
-class Scan:
+class SegmentReader:
     """One pass over a segment; iterating yields its Records, and the attributes then say how it ended.
 
     With `whole_batches` the entries of a batch come only once all of them are there. `reached` is told the offset
@@ -64,7 +61,7 @@ class Scan:
         self.digest = 0
         self.last_timestamp_us = segment.header.base_timestamp_us
         self.seal: Seal | None = None
-        """An intact SEAL whose count, seq and digest fit; the scan ends with it."""
+        """An intact SEAL whose count, seq and digest fit; the reader ends with it."""
         self.lost_numbers = False
         """The SEAL says so: recovery put it there, after a run whose unsynced entries may have been seen."""
         self.ended_because = ""

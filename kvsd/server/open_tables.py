@@ -1,0 +1,205 @@
+"""Which tables are open, and what becomes of Requests for those that are not.
+
+Owns: opening on first use, the cap of open tables, and closing in order. Must not know which tables there are, who
+changes them, sessions, nor what is in a table.
+
+A table's mailbox lasts as long as the table, and longer than its actors: whoever holds it may put Requests there at any
+time. Behind it is an actor, or else `Slot.knock`, which opens the table or answers why it cannot be had. So there
+is no moment in which a Request could be swallowed by a table that closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from kvsd.errors import KvsdError, Loading, StorageError, TableUnavailable
+from kvsd.server.loading import Loader
+from kvsd.server.names import TableName
+from kvsd.server.slot import Slot
+from kvsd.server.table_settings import Effective, TableSettings
+from kvsd.table.actor import TableActor
+from kvsd.table.medium import Medium
+from kvsd.table.workers import Pools
+
+PATIENCE_SECONDS: Final = 0.25
+"""Requests wait for so long that their table opens, as small ones do; then they are answered LOADING."""
+
+
+class OpenTables:
+    """Opens and closes Slots; all on the event loop. Iterating yields those with an actor or on the way to one."""
+
+    def __init__(
+        self,
+        folder: Callable[[TableName], Path],
+        effective: Callable[[TableSettings], Effective],
+        pools: Pools,
+        loads: Executor,
+        reporter: FilteringBoundLogger,
+        *,
+        max_open_tables: int,
+        medium: Medium,
+        patience_seconds: float,
+    ) -> None:
+        self.stopping = False
+        """The server stops: nothing is opened any more."""
+        self._folder = folder
+        self._effective = effective
+        self._pools = pools
+        self._loads = loads
+        self._reporter = reporter
+        self._max_open_tables = max_open_tables
+        self._medium = medium
+        self._patience_seconds = patience_seconds
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[Slot, None] = {}
+        """Those with an actor or on the way to one."""
+        self._placed: set[Slot] = set()
+        """Those of them that count for the cap; the others wait for a place."""
+        self._moved = asyncio.Event()
+        """A place may be free, or be made so."""
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._open)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def stop_opening(self) -> None:
+        """From now on whoever wants a table is answered TABLE_UNAVAILABLE; `end` closes those that are open."""
+        self.stopping = True
+
+    def want(self, table: Slot) -> None:
+        """Begin to open `table`, unless it is open or on the way to it; or refuse what waits, once the server stops."""
+        if self.stopping:
+            table.refuse(lambda: TableUnavailable("the server is stopping"))
+        elif table.opening is None and table.actor is None:
+            self._open[table] = None
+            table.opening = self._loop.create_task(self._opening(table), name=f"open {table.name}")
+
+    async def open(self, table: Slot) -> None:
+        """Wait until `table` has an actor, or `refusal` says why not."""
+        self.want(table)
+        if table.opening is not None:
+            await asyncio.wait([table.opening])
+
+    async def _opening(self, table: Slot) -> None:
+        effective = self._effective(table.settings)
+        loader = Loader(table.name, self._folder(table.name), effective, self._medium)
+        patience = self._loop.call_later(
+            self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
+        )
+        error: KvsdError | None = None
+        try:
+            await self._take_place(table)
+            store = await self._loop.run_in_executor(self._loads, loader.run)
+            actor = TableActor(
+                str(table.name),
+                store,
+                self._pools,
+                self._reporter,
+                fsync_interval_ms=effective.fsync_interval_ms,
+                compaction=effective.compaction_options,
+            )
+        except (StorageError, TableUnavailable) as failure:
+            error = failure
+        except OSError as failure:
+            error = TableUnavailable(f"table {table.name} cannot be opened: {failure}; check the disk, then reopen it")
+        except Exception as fault:
+            self._reporter.critical("internal fault while a table was opened", table=str(table.name), exc_info=fault)
+            error = TableUnavailable(f"table {table.name} is unavailable after an internal fault; see the server's log")
+        patience.cancel()
+        table.opening = None
+        if error is not None:
+            self._reporter.critical("a table cannot be opened", table=str(table.name), error=str(error))
+            self._give_up(table, error)
+            return
+        if store.log.torn_tail:
+            self._reporter.warning("an interrupted append was cut off and set aside", table=str(table.name))
+        table.refusal = None
+        table.mailbox.on_put = None
+        actor.mailbox = table.mailbox
+        table.actor = actor
+        table.running = self._loop.create_task(actor.run(), name=f"table {table.name}")
+        table.running.add_done_callback(partial(self._ended, table))
+        self._moved.set()
+
+    async def _take_place(self, slot: Slot) -> None:
+        """Wait until few enough tables are open, and close what was not used for longest, idle ones first.
+
+        One that its disk has failed keeps its place beyond the cap: only `reopen` closes it.
+        """
+        while sum(other.actor is None or other.is_healthy for other in self._placed) >= self._max_open_tables:
+            closable = [
+                other for other in self._placed if other.is_healthy and not other.closing and not other.lock.locked()
+            ]
+            if closable:
+                victim = min(closable, key=lambda other: (not other.mailbox.empty(), other.mailbox.used_at))
+                async with self.holding(victim):
+                    await self.close(victim)
+            else:
+                self._moved.clear()
+                await self._moved.wait()
+        self._placed.add(slot)
+
+    @contextlib.asynccontextmanager
+    async def holding(self, table: Slot) -> AsyncIterator[None]:
+        """The lock of `table`, whose end may be what an opening waits for."""
+        try:
+            async with table.lock:
+                yield
+        finally:
+            self._moved.set()
+
+    async def close(self, table: Slot) -> None:
+        """Under its lock: answer all that waits, seal the log, and let go of its files."""
+        if table.opening is not None:
+            await asyncio.wait([table.opening])
+        if table.running is None:
+            return
+        running = table.running
+        table.closing = True
+        await table.mailbox.put(None)
+        await asyncio.wait([running])
+        table.closing = False
+
+    async def end(self, table: Slot) -> None:
+        """Close `table` for good, after `stop_opening`."""
+        async with self.holding(table):
+            if table.refusal is None:
+                table.refuse(lambda: TableUnavailable("the server is stopping"))
+            await self.close(table)
+
+    def _ended(self, table: Slot, running: asyncio.Task[None]) -> None:
+        """The actor's task has ended, by `close` or by a fault of ours."""
+        if running.cancelled():
+            return  # the loop is being torn down
+        table.actor = table.running = None
+        table.mailbox.on_put = table.knock
+        error = running.exception()
+        if error is not None:
+            # Nothing acknowledged is lost: recovery settles what the actor could not.
+            self._reporter.critical("a table was not closed in order", table=str(table.name), exc_info=error)
+        if not table.closing:
+            self._give_up(table, TableUnavailable(f"table {table.name} has ended; reopen it, or restart the server"))
+            return
+        self._leave(table)
+        if not table.mailbox.empty():
+            table.knock()
+
+    def _leave(self, table: Slot) -> None:
+        del self._open[table]
+        self._placed.discard(table)
+        self._moved.set()
+
+    def _give_up(self, table: Slot, error: KvsdError) -> None:
+        self._leave(table)
+        table.is_unavailable = True
+        table.refuse(lambda: error)
