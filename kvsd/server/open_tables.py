@@ -103,6 +103,7 @@ class OpenTables:
             actor = TableActor(
                 str(table.name),
                 store,
+                table.mailbox,
                 self._pools,
                 self._reporter,
                 fsync_interval_ms=effective.fsync_interval_ms,
@@ -125,7 +126,6 @@ class OpenTables:
             self._reporter.warning("an interrupted append was cut off and set aside", table=str(table.name))
         table.refusal = None
         table.mailbox.on_put = None
-        actor.mailbox = table.mailbox
         table.actor = actor
         table.running = self._loop.create_task(actor.run(), name=f"table {table.name}")
         table.running.add_done_callback(partial(self._ended, table))

@@ -15,9 +15,12 @@ from typing import Final
 from kvsd.errors import KvsdError
 from kvsd.server.names import TableName
 from kvsd.server.table_settings import TableSettings
-from kvsd.table.actor import MAILBOX_REQUESTS, TableActor
+from kvsd.table.actor import TableActor
 from kvsd.table.committer import State
 from kvsd.table.request import Request
+
+MAILBOX_REQUESTS: Final = 1_024
+"""Requests that wait for their table; who brings one more waits too."""
 
 _ticks: Final = itertools.count(1)
 

@@ -27,9 +27,6 @@ from kvsd.table.workers import Pools, Workers
 
 T = TypeVar("T")
 
-MAILBOX_REQUESTS: Final = 1_024
-"""Requests that wait for their table; who brings one more waits too."""
-
 _OPERATIONS_A_PASS: Final = 2_000
 """After so many the actor lets the event loop run: a few milliseconds."""
 
@@ -45,6 +42,7 @@ class TableActor:
         self,
         name: str,
         store: Store,
+        mailbox: Mailbox,
         pools: Pools,
         reporter: Reporter,
         *,
@@ -52,7 +50,7 @@ class TableActor:
         compaction: CompactionOptions | None = None,
     ) -> None:
         self.name = name
-        self.mailbox: Mailbox = asyncio.Queue(MAILBOX_REQUESTS)
+        self.mailbox = mailbox
         """None ends the task, once all before it is answered."""
         self.unavailable: TableUnavailable | None = None
         self._store = store

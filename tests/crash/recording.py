@@ -134,7 +134,9 @@ class Recording:
         compaction = CompactionOptions(auto=self.options.fsync is Fsync.ALWAYS, garbage_ratio=0.5)
         with ThreadPoolExecutor(1) as hints:
             pools = Pools(commits=self._pool, reads=self._pool, compactions=self._pool, hints=hints)
-            self._actor = TableActor("t", self._store, pools, reports, fsync_interval_ms=1, compaction=compaction)
+            self._actor = TableActor(
+                "t", self._store, asyncio.Queue(), pools, reports, fsync_interval_ms=1, compaction=compaction
+            )
             task = asyncio.create_task(self._actor.run())
             if dies_at is not None:
                 self.medium.cut_power(at=dies_at)

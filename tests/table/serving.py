@@ -96,7 +96,13 @@ class Serving:
         self.store.recover()
         self.reporter = Recorder()
         self.actor = TableActor(
-            "default/default", self.store, pools, self.reporter, fsync_interval_ms=interval_ms, compaction=compaction
+            "default/default",
+            self.store,
+            asyncio.Queue(),
+            pools,
+            self.reporter,
+            fsync_interval_ms=interval_ms,
+            compaction=compaction,
         )
         self.budget = Budget(memory_bytes)
         self.origin = self.new_origin()

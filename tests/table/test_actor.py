@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
-from kvsd.table import actor as actor_module
 from kvsd.table.committer import State
 from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Set
 from kvsd.types import Fsync
@@ -561,11 +560,6 @@ async def test_a_table_that_never_syncs_answers_at_once(medium: FaultyMedium) ->
         assert medium.counts[Call.SYNC] == syncs
         assert table.actor._committer._sync_timer is None
     assert len(recovered(medium)) == 10
-
-
-async def test_the_mailbox_is_bounded(medium: FaultyMedium) -> None:
-    async with serving(medium) as table:
-        assert table.actor.mailbox.maxsize == actor_module.MAILBOX_REQUESTS
 
 
 class NothingUnsynced(random.Random):
