@@ -162,7 +162,7 @@ class TableActor:
         match operation.action:
             case "start":
                 if not self.may_compact:
-                    return self._committer.refuse()
+                    return self._committer.refuse_and_look_for_room()
                 self._compactor.start()
             case "pause":
                 self._compactor.pause()
@@ -353,7 +353,7 @@ class TableActor:
         """Log what has expired, a bounded number at a time."""
         self._sweep_timer = None
         swept = 0
-        if self.unavailable is None and self.refusal(is_deletion=True) is None:
+        if self.unavailable is None and self.refuse_write(is_deletion=True) is None:
             swept = self._store.sweep(_SWEEP_KEYS)
             self._committer.start()
         if not self._stopping:
@@ -407,8 +407,8 @@ class TableActor:
         self._blocked.clear()
         return blocked, parked
 
-    def refusal(self, *, is_deletion: bool) -> ReadOnly | None:
-        return self._committer.refusal(is_deletion=is_deletion)
+    def refuse_write(self, *, is_deletion: bool) -> ReadOnly | None:
+        return self._committer.refuse_write(is_deletion=is_deletion)
 
     # Faults
 

@@ -189,14 +189,14 @@ class Committer:
         self._reporter.critical("the log failed; the table is read-only", table=self._name, error=str(error))
         self._listener.writes_failed()
 
-    def refusal(self, *, is_deletion: bool) -> ReadOnly | None:
-        """Why nothing can be written now, or only deletions; None where all can."""
+    def refuse_write(self, *, is_deletion: bool) -> ReadOnly | None:
+        """Why it cannot be written now, as `refuse_and_look_for_room` says; None where it can."""
         if self.state is State.WRITABLE or (is_deletion and self.state is State.FULL and self._resumed):
             return None
-        return self.refuse()
+        return self.refuse_and_look_for_room()
 
-    def refuse(self) -> ReadOnly:
-        """The reason; and, on a full disk, a look whether there is room by now."""
+    def refuse_and_look_for_room(self) -> ReadOnly:
+        """The reason; and, on a full disk, a look whether there is room by now: so writes resume by themselves."""
         if self.state is State.FULL and not self._checking_room and self._loop.time() >= self._next_room_check:
             self._next_room_check = self._loop.time() + _ROOM_CHECK_SECONDS
             if self._resumed:

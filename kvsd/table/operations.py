@@ -65,7 +65,9 @@ Need: TypeAlias = NeedsValue | NeedsCommit | NeedsOrder
 class Gatekeeper(Protocol):
     """Who knows whether the log can be written, and is told of damage."""
 
-    def refusal(self, *, is_deletion: bool) -> ReadOnly | None: ...
+    def refuse_write(self, *, is_deletion: bool) -> ReadOnly | None:
+        """None where it can be written."""
+
     def damaged(self, error: CorruptLog) -> CorruptLog: ...
     def describe(self) -> Status: ...
     def compact(self, operation: Compact) -> CompactionProgress | ReadOnly: ...
@@ -186,7 +188,7 @@ class Operations:
     # Writes
 
     def _set(self, operation: Set, request: Request) -> Result:
-        refusal = self._gatekeeper.refusal(is_deletion=False)
+        refusal = self._gatekeeper.refuse_write(is_deletion=False)
         if refusal is not None:
             return refusal
         if operation.if_version is not None:
@@ -199,7 +201,7 @@ class Operations:
 
     def _delete(self, operation: Delete, request: Request) -> Result:
         """A damaged value does not keep its key from being deleted; the result says both then."""
-        refusal = self._gatekeeper.refusal(is_deletion=True)
+        refusal = self._gatekeeper.refuse_write(is_deletion=True)
         if refusal is not None:
             return refusal
         key = operation.key
@@ -223,7 +225,7 @@ class Operations:
         return old
 
     def _update(self, operation: Update, request: Request) -> Result | Need:
-        refusal = self._gatekeeper.refusal(is_deletion=False)
+        refusal = self._gatekeeper.refuse_write(is_deletion=False)
         if refusal is not None:
             return refusal
         value = self._value(operation.key, request)
@@ -273,7 +275,7 @@ class Operations:
             return InvalidValue(
                 f"a batch has at most {MAX_BATCH_STEPS} steps and {MAX_BATCH_BYTES} bytes of keys and values"
             )
-        refusal = self._gatekeeper.refusal(is_deletion=not any(isinstance(step, Set) for step in steps))
+        refusal = self._gatekeeper.refuse_write(is_deletion=not any(isinstance(step, Set) for step in steps))
         if refusal is not None:
             return refusal
         for step in steps:
