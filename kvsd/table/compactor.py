@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from kvsd.errors import CorruptLog
+from kvsd.errors import CorruptLog, StorageError
 from kvsd.table.compaction import Compaction, Job
 from kvsd.table.compaction_plan import Candidate, plan
 from kvsd.table.request import CompactionProgress
@@ -332,6 +332,8 @@ class Compactor:
                     if str(candidate.segment.path) == path:
                         self._refused.add(candidate.segment.header.number)
                         self._runs[:0] = [list(part) for part in (run[:at], run[at + 1 :]) if part]
+            case StorageError():
+                self._refused.update(candidate.segment.header.number for candidate in run)
             case OSError():
                 self._retry_at = self._host.time() + _RETRY_SECONDS
                 self._runs.clear()

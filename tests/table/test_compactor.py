@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from kvsd.errors import ReadOnly
+from kvsd.errors import ReadOnly, UnsupportedFormat
 from kvsd.table.committer import State
+from kvsd.table.compaction_input import Input
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.request import Compact, CompactionProgress, Delete, Get, Set
 from kvsd.types import Fsync
@@ -187,6 +188,24 @@ async def test_a_damaged_segment_is_told_once_and_the_others_are_compacted(tmp_p
         await compact(served, "start")
         await served.idle()
         assert served.reporter.events.count(("critical", "damaged entry")) == 1
+
+
+async def test_entries_of_a_kind_that_is_not_known_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(FaultyMedium(tmp_path), segment_bytes=2_000) as served:
+        alive = await garbage(served)
+        with monkeypatch.context() as later:
+
+            def read(_: Input) -> None:
+                raise UnsupportedFormat("a kind of a later version")
+
+            later.setattr(Input, "read", read)
+            await compact(served, "start")
+            await served.idle()
+        progress = await compact(served, "status")
+        assert (progress.state, progress.error) == ("idle", "a kind of a later version")
+        await check(served, alive)
 
 
 async def test_a_log_whose_sync_fails_is_read_only_and_keeps_its_old_values(tmp_path: Path) -> None:
