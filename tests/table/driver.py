@@ -49,7 +49,7 @@ class Clock:
 class AlwaysWritable:
     """A gatekeeper for an actor that is not there."""
 
-    def refusal(self, *, is_deletion: bool) -> ReadOnly | None:
+    def refuse_write(self, *, is_deletion: bool) -> ReadOnly | None:
         return None
 
     def damaged(self, error: CorruptLog) -> CorruptLog:
