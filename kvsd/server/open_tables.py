@@ -158,10 +158,14 @@ class OpenTables:
         finally:
             self._moved.set()
 
+    async def settled(self, table: Slot) -> None:
+        """Wait until `table` is not on its way to be opened, which takes back what it refuses meanwhile."""
+        while table.opening is not None:
+            await asyncio.wait([table.opening])
+
     async def close(self, table: Slot) -> None:
         """Under its lock: answer all that waits, seal the log, and let go of its files."""
-        if table.opening is not None:
-            await asyncio.wait([table.opening])
+        await self.settled(table)
         if table.running is None:
             return
         running = table.running

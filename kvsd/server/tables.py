@@ -261,8 +261,7 @@ class Tables:
             table = self._find(name)
             self._catalog.check_droppable(name)
             async with self._open_tables.holding(table):
-                while table.opening is not None:
-                    await asyncio.wait([table.opening])  # at its end it would take the refusal back
+                await self._open_tables.settled(table)
                 before = table.refusal
                 table.refuse(lambda: TableNotFound(f"no table {name}: it was dropped"))
                 try:

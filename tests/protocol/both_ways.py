@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kvsd.errors import ProtocolError
 from kvsd.protocol.decoder import Decoder, Limits
 from kvsd.protocol.messages import Message, encode
@@ -29,3 +31,15 @@ def check(message: Message, data: bytes) -> None:
         assert decoder.next_message() is None
         decoder.feed(data[cut:])
         assert decoder.next_message() == message
+
+
+def check_in_pieces(message: Message, sizes: Sequence[int]) -> None:
+    """`message` comes back once its bytes have arrived, in pieces of `sizes` and the rest, and not before."""
+    data, decoder = encode(message), Decoder()
+    for size in sizes:
+        decoder.feed(data[:size])
+        data = data[size:]
+        if data:
+            assert decoder.next_message() is None
+    decoder.feed(data)
+    assert decoder.next_message() == message

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from kvsd.errors import ProtocolError
 from kvsd.protocol import administration as a
-from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits
+from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Limits
 from kvsd.protocol.messages import ADMINISTRATION_TYPES, Unknown, encode
-from tests.protocol.both_ways import check, outcome
+from tests.protocol.both_ways import check, check_in_pieces, outcome
 
 MESSAGES: list[tuple[a.AdministrationMessage, bytes]] = [
     (a.TableCreate("shop", "stock"), b"*3\r\n#\x60+shop\r\n+stock\r\n"),
@@ -93,11 +93,4 @@ PAIRS = st.lists(st.tuples(TEXTS, TEXTS), max_size=4).map(tuple)
     st.lists(st.integers(1, 9), max_size=5),
 )
 def test_any_message_in_any_pieces_comes_back(message: a.AdministrationMessage, sizes: list[int]) -> None:
-    data, decoder = encode(message), Decoder()
-    for size in sizes:
-        decoder.feed(data[:size])
-        data = data[size:]
-        if data:
-            assert decoder.next_message() is None
-    decoder.feed(data)
-    assert decoder.next_message() == message
+    check_in_pieces(message, sizes)

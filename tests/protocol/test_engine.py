@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from kvsd.errors import InvalidKey, InvalidValue, ProtocolError
 from kvsd.protocol import engine
-from kvsd.protocol.decoder import Decoder, Limits, Refused
+from kvsd.protocol.decoder import Limits, Refused
 from kvsd.protocol.messages import encode
 from kvsd.types import MAX_BATCH_STEPS
-from tests.protocol.both_ways import check, outcome
+from tests.protocol.both_ways import check, check_in_pieces, outcome
 
 STEPS: tuple[engine.Step, ...] = (
     engine.Store(None, None, b"a", b"1", 5, None),
@@ -115,11 +115,4 @@ ANY_STEP = st.one_of(
     st.lists(st.integers(1, 9), max_size=5),
 )
 def test_any_message_in_any_pieces_comes_back(message: engine.EngineMessage, sizes: list[int]) -> None:
-    data, decoder = encode(message), Decoder()
-    for size in sizes:
-        decoder.feed(data[:size])
-        data = data[size:]
-        if data:
-            assert decoder.next_message() is None
-    decoder.feed(data)
-    assert decoder.next_message() == message
+    check_in_pieces(message, sizes)
