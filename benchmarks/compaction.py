@@ -64,12 +64,12 @@ def load(program: Path, port: int, op: str, requests: int, keys: int) -> tuple[f
 
 
 def size_mib(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*.log")) / 2**20
+    return sum(path.stat().st_size for path in folder.rglob("*.seg")) / 2**20
 
 
 def outputs(folder: Path) -> int:
     """Files that a compaction has written or is writing."""
-    return sum(1 for path in folder.rglob("*-*.log*") if "-0000." not in path.name)
+    return sum(1 for path in folder.rglob("*-*.seg*") if "-0000." not in path.name)
 
 
 def peak_mib(pid: int) -> float:

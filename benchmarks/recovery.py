@@ -62,7 +62,7 @@ def wear(root: Path, keys: int) -> None:
 
 
 def write_hints(root: Path) -> None:
-    for path in sorted((root / TABLE).glob("*.log")):
+    for path in sorted((root / TABLE).glob("*.seg")):
         if path.stat().st_size > 128 << 10:  # all but the empty one of the last start
             hint.write(Medium(), path)
 

@@ -21,7 +21,8 @@ from kvsd.table import index
 from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind, Record
 from kvsd.table.index import Block, Location
 from kvsd.table.medium import Medium
-from kvsd.table.segment import OVERHEAD_BYTES, TEMPORARY, Segment, SegmentHeader
+from kvsd.table.segment import OLD_SUFFIX, OVERHEAD_BYTES, TEMPORARY, Segment, SegmentHeader
+from kvsd.table.segment import SUFFIX as SEGMENT_SUFFIX
 from kvsd.table.segment_reader import Seal, SegmentReader
 from kvsd.table.work import ROOM_BYTES
 from kvsd.types import Key
@@ -66,11 +67,12 @@ def leftovers(names: Iterable[str]) -> list[str]:
     """Which of a folder's files are hints that were not finished, or have no segment."""
     taken = set(names)
     hints = [name for name in taken if name.removesuffix(TEMPORARY).endswith(SUFFIX)]
-    return sorted(name for name in hints if name.endswith(TEMPORARY) or _segment_name(name) not in taken)
+    return sorted(name for name in hints if name.endswith(TEMPORARY) or not _has_segment(name, taken))
 
 
-def _segment_name(name: str) -> str:
-    return name.removesuffix(SUFFIX) + ".log"
+def _has_segment(name: str, names: set[str]) -> bool:
+    stem = name.removesuffix(SUFFIX)
+    return stem + SEGMENT_SUFFIX in names or stem + OLD_SUFFIX in names
 
 
 # Reading

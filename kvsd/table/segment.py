@@ -36,7 +36,13 @@ MAX_GENERATION: Final = 9_999
 """A name has room for four digits."""
 
 _BODY_CRC, _SEQ, _TIMESTAMP = 2, 4, 5  # fields of an entry's header
-_NAME: Final = re.compile(r"(\d{10})-(\d{4})\.log")
+SUFFIX: Final = ".seg"
+"""Not `.log`: tools that rotate or remove logs look for that."""
+
+OLD_SUFFIX: Final = ".log"
+"""The suffix of segments that earlier versions wrote. They keep their names."""
+
+_NAME: Final = re.compile(rf"(\d{{10}})-(\d{{4}})(?:{SUFFIX}|{OLD_SUFFIX})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,7 @@ class SegmentHeader:
 
     @property
     def name(self) -> str:
-        return f"{self.segment_id:010d}-{self.generation:04d}.log"
+        return f"{self.segment_id:010d}-{self.generation:04d}{SUFFIX}"
 
     def encode(self) -> bytes:
         fields = _LAYOUT.pack(

@@ -168,7 +168,7 @@ def test_a_compaction_that_fails_is_an_error(cli: Cli, server: Running, monkeypa
     assert cli("table", "create", "broken").status == 0
     monkeypatch.setenv("KVSD_TABLE", "broken")
     make_garbage(cli)
-    [log] = server.folder.glob("*/namespaces/default/broken/*.log")
+    [log] = server.folder.glob("*/namespaces/default/broken/*.seg")
     with log.open("r+b") as file:
         file.seek(300_000)
         file.write(b"damage")

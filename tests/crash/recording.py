@@ -282,7 +282,7 @@ class Recording:
         # Sealed segments are synced, so a sync of the newest one covers all that was answered before it.
         newest = synced = 0
         for at, operation in enumerate(self.medium.operations[: min(run.ends, moment)]):
-            if operation.call is Call.CREATE and operation.name.endswith(f".log{TEMPORARY}"):
+            if operation.call is Call.CREATE and operation.name.endswith(f".seg{TEMPORARY}"):
                 newest = operation.file
             elif operation.call is Call.SYNC and operation.file == newest and at >= run.begins:
                 synced = at

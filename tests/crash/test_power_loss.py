@@ -97,7 +97,7 @@ def assert_busy(recording: Recording) -> None:
     assert counts[Call.TRUNCATE] > 6  # each SEAL cuts its file
     zeros = [o for o in recording.medium.operations if o.call is Call.WRITE and o.offset and not o.data.strip(b"\0")]
     assert recording.options.fsync is Fsync.NEVER or zeros
-    assert any(operation.name.endswith(".log.tmp") for operation in recording.medium.operations)
+    assert any(operation.name.endswith(".seg.tmp") for operation in recording.medium.operations)
     named = [parse_name(Path(o.target).name) for o in recording.medium.operations if o.call is Call.RENAME]
     assert len({name[0] for name in named if name}) > 6
     assert any(o.target.endswith(hint.SUFFIX) for o in recording.medium.operations if o.call is Call.RENAME)

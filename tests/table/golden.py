@@ -42,5 +42,5 @@ def write(root: Path) -> Path:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    for path in write(target / "work").glob("*.log"):
+    for path in write(target / "work").glob("*.seg"):
         path.rename(target / path.name)

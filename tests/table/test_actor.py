@@ -256,7 +256,7 @@ async def test_a_cold_read_that_is_in_flight_while_the_log_closes_is_answered(me
 
 
 def damage(medium: FaultyMedium, value: bytes) -> None:
-    for path in medium.root.glob("t/*.log"):
+    for path in medium.root.glob("t/*.seg"):
         path.write_bytes(path.read_bytes().replace(value, value[::-1]))
 
 

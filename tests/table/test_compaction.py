@@ -59,7 +59,7 @@ def test_a_run_becomes_one_file_with_what_is_the_newest_of_its_keys(tmp_path: Pa
     roll(table)
     before = {key: table.store.index.find(key) for key in (b"kept", b"old")}
     table.compact(0, 2)
-    assert names(tmp_path) == ["0000000001-0001.log", "0000000003-0000.log"]
+    assert names(tmp_path) == ["0000000001-0001.seg", "0000000003-0000.seg"]
     assert entries(table, 0) == [(Kind.SET, b"kept", 2), (Kind.SET, b"old", 5)]
     assert {key: (location or 0) >> 116 for key, location in before.items()} == {b"kept": 2, b"old": 5}
     assert table.items() == {b"kept": b"2", b"old": b"3", b"roll": b""}
@@ -157,7 +157,7 @@ def test_outputs_can_be_compacted_again(tmp_path: Path) -> None:
     table.compact(0, 2)
     table = reopened(table)
     assert table.items() == {b"k0": b"4", b"k1": b"5", b"roll": b""}
-    assert names(tmp_path)[0] == "0000000001-0002.log"
+    assert names(tmp_path)[0] == "0000000001-0002.seg"
     table.stop()
 
 
@@ -301,7 +301,7 @@ def assert_no_orphans(folder: Path) -> None:
     numbers = [name[0] for path in folder.iterdir() if (name := parse_name(path.name))]
     assert len(numbers) == len(set(numbers))
     assert not list(folder.glob("*.tmp"))
-    assert all(path.with_suffix(".log").exists() for path in folder.glob("*.hint"))
+    assert all(path.with_suffix(".seg").exists() for path in folder.glob("*.hint"))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
@@ -358,7 +358,7 @@ def test_an_output_that_does_not_give_back_what_was_written_is_withdrawn(tmp_pat
     table.put(b"a", b"1")
     roll(table)
     before = names(tmp_path)
-    path = tmp_path / "t" / "0000000001-0001.log"
+    path = tmp_path / "t" / "0000000001-0001.seg"
     steps = table.compaction(0, 1)
     while not path.exists():
         next(steps)

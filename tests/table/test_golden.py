@@ -8,7 +8,7 @@ from pathlib import Path
 from kvsd.table import hint
 from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_VALUE, Header, Kind, header_is_intact
 from kvsd.table.medium import Medium
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, SegmentHeader
+from kvsd.table.segment import OLD_SUFFIX, SEGMENT_HEADER_BYTES, SUFFIX, SegmentHeader, parse_name
 from tests.table import golden
 from tests.table.driver import START_US, Table, files, segments
 from tests.table.medium import FaultyMedium
@@ -24,13 +24,18 @@ def test_the_log_of_the_first_release_is_read(tmp_path: Path) -> None:
     assert table.items() == golden.ITEMS
     assert table.log.last_seq == 10
     assert not table.log.torn_tail
+    table.put(b"new", b"behind old files")
+    table.kill()
+    assert {Path(name).suffix for name in files(table.directory) if parse_name(name)} == {OLD_SUFFIX, SUFFIX}
+    table = Table(FaultyMedium(tmp_path), tmp_path)
+    assert table.items() == golden.ITEMS | {b"new": b"behind old files"}
     table.kill()
 
 
 def test_the_same_writes_make_the_same_bytes(tmp_path: Path) -> None:
-    written = {name: data for name, data in files(golden.write(tmp_path)).items() if name.endswith(".log")}
+    written = {name: data for name, data in files(golden.write(tmp_path)).items() if name.endswith(SUFFIX)}
     assert len(written) == 2
-    assert written == files(golden.FOLDER)
+    assert written == {name.replace(OLD_SUFFIX, SUFFIX): data for name, data in files(golden.FOLDER).items()}
 
 
 def restore(root: Path, *folders: Path) -> None:
@@ -57,8 +62,8 @@ def test_the_same_log_makes_the_same_hints(tmp_path: Path) -> None:
 
 
 def test_the_documented_hint_is_that_of_the_documented_log(tmp_path: Path) -> None:
-    (tmp_path / "0000000001-0000.log").write_bytes(documented())
-    hint.write(Medium(), tmp_path / "0000000001-0000.log")
+    (tmp_path / "0000000001-0000.seg").write_bytes(documented())
+    hint.write(Medium(), tmp_path / "0000000001-0000.seg")
     assert (tmp_path / "0000000001-0000.hint").read_bytes() == documented("## Hints")
 
 

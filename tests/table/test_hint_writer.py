@@ -42,7 +42,7 @@ def test_what_was_sealed_gets_a_hint(tmp_path: Path, pool: ThreadPoolExecutor) -
     path = sealed(tmp_path)
     failures: list[Exception] = []
     writer = HintWriter(FaultyMedium(tmp_path), pool, lambda _, error: failures.append(error))
-    writer.add([path, path.with_name("0000000009-0000.log")])  # the second was compacted away meanwhile
+    writer.add([path, path.with_name("0000000009-0000.seg")])  # the second was compacted away meanwhile
     run_all(pool)
     assert hint.path_of(path).exists()
     assert not failures

@@ -202,7 +202,7 @@ async def test_a_damaged_value_is_not_updated(medium: FaultyMedium) -> None:
     medium.reads_cached = False
     async with serving(medium) as table:
         await table.ask(Set(b"k", b"to be damaged"))
-        (path,) = (medium.root / "t").glob("*.log")
+        (path,) = (medium.root / "t").glob("*.seg")
         path.write_bytes(path.read_bytes().replace(b"to be damaged", b"two be damage"))
         result, other = await table.ask(Update(b"k", updates.increment(1)), Exists(b"k"))
         assert isinstance(result, CorruptLog)
@@ -264,7 +264,7 @@ async def test_a_batch_never_spans_segments(medium: FaultyMedium) -> None:
     async with serving(medium, segment_bytes=2_000) as table:
         for number in range(9):
             await table.ask(Set(b"between", bytes(200)), Batch(tuple(Set(b"%d" % n, b"%d" % number) for n in range(9))))
-    for path in (medium.root / "t").glob("*.log"):
+    for path in (medium.root / "t").glob("*.seg"):
         values = {value for key, value in recovered_alone(path).items() if key != b"between"}
         assert len(values) <= len(recovered_alone(path))
     assert recovered(medium) == {b"between": bytes(200)} | {b"%d" % n: b"8" for n in range(9)}
@@ -303,7 +303,7 @@ def test_a_batch_that_is_cut_anywhere_is_gone_as_a_whole(medium: FaultyMedium, t
     table.store.batch([(b"a", b"new", 0), (b"b", b"new", 0), (b"a", None, 0), (b"c", b"", 0)])
     table.commit()
     table.kill()
-    (path,) = (medium.root / "t").glob("*.log")
+    (path,) = (medium.root / "t").glob("*.seg")
     data = path.read_bytes()
     end = len(data.rstrip(b"\0"))
     whole = 0
@@ -489,7 +489,7 @@ async def test_a_scan_reads_values_from_the_disk_and_tells_damage(medium: Faulty
     async with serving(medium) as table:
         await table.ask(*(Set(b"%d" % number, b"value %d" % number) for number in range(5)))
         assert await table.ask(ALL) == [Page([(b"%d" % n, b"value %d" % n) for n in range(5)], None)]
-        (path,) = (medium.root / "t").glob("*.log")
+        (path,) = (medium.root / "t").glob("*.seg")
         path.write_bytes(path.read_bytes().replace(b"value 3", b"VALUE 3"))
         damaged, keys = await table.ask(ALL, Scan(b"", None, 10, values=False))
         assert isinstance(damaged, CorruptLog)

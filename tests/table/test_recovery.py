@@ -208,7 +208,7 @@ def test_an_entry_of_another_segment_is_not_accepted_at_its_own_offset(tmp_path:
     segment = Written(replace(HEADER, segment_id=2))
     segment.data += old.data[SEGMENT_HEADER_BYTES:]
     path = segment.save(tmp_path)
-    assert path.name == "0000000002-0000.log"
+    assert path.name == "0000000002-0000.seg"
     assert outcome(tmp_path) == {}
 
 
@@ -255,7 +255,7 @@ def test_a_segment_that_overlaps_its_predecessor_is_corruption(tmp_path: Path) -
 def test_a_renamed_segment_is_corruption(tmp_path: Path) -> None:
     segment = Written()
     path = segment.save(tmp_path)
-    path.rename(path.with_name("0000000007-0000.log"))
+    path.rename(path.with_name("0000000007-0000.seg"))
     assert outcome(tmp_path) == "CorruptLog"
 
 
@@ -282,7 +282,7 @@ def test_data_behind_a_seal_is_corruption(tmp_path: Path, last: bool) -> None:
     first.save(tmp_path)
     if not last:
         second.save(tmp_path)
-    (tmp_path / "t" / "0000000009-0000.log.tmp").write_bytes(b"kept, since nothing may be changed")
+    (tmp_path / "t" / "0000000009-0000.seg.tmp").write_bytes(b"kept, since nothing may be changed")
     assert outcome(tmp_path) == "CorruptLog"
 
 
@@ -409,7 +409,7 @@ def test_clean_restarts_leave_no_pile_of_files(tmp_path: Path) -> None:
         table.stop()
     names = [path.name for path in table.directory.iterdir()]
     assert len(names) == 3, names
-    assert sorted(filter(parse_name, names))[0] == "0000000001-0000.log"
+    assert sorted(filter(parse_name, names))[0] == "0000000001-0000.seg"
 
 
 def test_empty_segments_that_a_crash_has_left_are_removed_at_the_next_start(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_what_interrupted_creations_left_is_removed(tmp_path: Path) -> None:
     table = Table(medium, tmp_path)
     table.put(b"k", b"v")
     table.stop()
-    leftover = table.directory / "0000000002-0000.log.tmp"
+    leftover = table.directory / "0000000002-0000.seg.tmp"
     foreign = table.directory / "notes.tmp"
     leftover.write_bytes(b"half a segment")
     foreign.write_bytes(b"not ours")

@@ -55,9 +55,9 @@ def test_marks_are_never_zero(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names() -> None:
-    assert HEADER.name == "0000000001-0000.log"
+    assert HEADER.name == "0000000001-0000.seg"
     assert parse_name(replace(HEADER, segment_id=12, generation=3).name) == (12, 3)
-    for name in ("reserve", "0000000001-0000.log.tmp", "0000000001-0000.log.torn-1", "1-0.log", "lock"):
+    for name in ("reserve", "0000000001-0000.seg.tmp", "0000000001-0000.seg.torn-1", "1-0.seg", "lock"):
         assert parse_name(name) is None
 
 

@@ -62,7 +62,7 @@ def test_a_log_and_its_hints_take_what_was_told(
         table.set(b"%0*d" % (key_bytes, number), bytes(value_bytes))
     table.commit()
     table.stop()
-    logs = sorted(table.directory.glob("*.log"))
+    logs = sorted(table.directory.glob("*.seg"))
     for path in logs:
         hint.write(Medium(), path)
     told = sizing.disk(keys, key_bytes, value_bytes, segment_bytes=segment_bytes, garbage=0)
