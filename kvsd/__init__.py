@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 from kvsd.errors import (
     AuthenticationError,
     Busy,
+    CannotConnect,
+    CertificateError,
+    ClientUnusable,
     ConfigError,
     Conflict,
     ConnectionLost,
+    ConnectionRefused,
     CorruptLog,
     Forbidden,
     Gone,
@@ -44,10 +48,14 @@ __version__ = "0.1.0"
 __all__ = [
     "AuthenticationError",
     "Busy",
+    "CannotConnect",
+    "CertificateError",
     "Client",
+    "ClientUnusable",
     "ConfigError",
     "Conflict",
     "ConnectionLost",
+    "ConnectionRefused",
     "CorruptLog",
     "Entry",
     "Forbidden",
@@ -74,11 +82,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    match name:
-        case "aio" | "config" | "server":
-            return import_module(f"kvsd.{name}")
-        case "Client" | "connect":
-            return getattr(import_module("kvsd.client.sync"), name)
-        case _:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Hidden from type checkers: to them, whatever a module's __getattr__ may be asked for is there, typing errors too.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        match name:
+            case "aio" | "config" | "server":
+                return import_module(f"kvsd.{name}")
+            case "Client" | "connect":
+                return getattr(import_module("kvsd.client.sync"), name)
+            case _:
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

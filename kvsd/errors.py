@@ -147,8 +147,11 @@ class UnsupportedFormat(StorageError):
     """The file is intact, and of a version or kind that this program does not know."""
 
 
-class ConnectionLost(KvsdError):
-    """No connection, or it ended before the reply; `may_be_applied` says whether the request may have been."""
+class ConnectionLost(KvsdError, ConnectionError):
+    """The connection ended before the reply; `may_be_applied` says whether the request may have been carried out.
+
+    Another try finds another connection. Where none can be had at all, the error is CannotConnect.
+    """
 
     code = "CONNECTION_LOST"
     exit_status = 6
@@ -158,7 +161,36 @@ class ConnectionLost(KvsdError):
         self.may_be_applied = may_be_applied
 
 
-class Timeout(KvsdError):
+class CannotConnect(KvsdError, ConnectionError):
+    """No connection can be opened, so nothing was sent: a wrong name or port, no way there, TLS on one side only.
+
+    As long as nobody mends that, another try ends alike.
+    """
+
+    code = "CANNOT_CONNECT"
+    exit_status = 6
+    may_be_applied: ClassVar[bool] = False
+
+
+class ConnectionRefused(CannotConnect, ConnectionRefusedError):
+    """Nobody listens there: the server is not running, or not yet; `connect(wait=...)` tries again for a while."""
+
+    code = "CONNECTION_REFUSED"
+
+
+class CertificateError(CannotConnect):
+    """The server's certificate was not accepted; nothing was sent, and no other try will end differently."""
+
+    code = "CERTIFICATE"
+
+
+class ClientUnusable(KvsdError, RuntimeError):
+    """The client was closed, or belongs to another event loop or to the process before a fork: connect again here."""
+
+    code = "CLIENT_UNUSABLE"
+
+
+class Timeout(KvsdError, TimeoutError):
     """No reply in time; `may_be_applied` says whether the request may still take effect."""
 
     code = "TIMEOUT"

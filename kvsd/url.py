@@ -1,4 +1,4 @@
-"""Addresses: kvsd://[user[:password]@]host[:port][/namespace/table][?ca=…&insecure=1&disable_tls=1&timeout=5].
+"""Addresses: kvsd://[user[:password]@]host[:port][/namespace/table][?ca=…&insecure=1&disable_tls=1&timeout=5&wait=30].
 
 Owns: the grammar of an address. Must not know what a client does with it. No message quotes any part of one: a
 password that is not escaped can end up in each of them.
@@ -27,7 +27,7 @@ _ADDRESS: Final = re.compile(
     r"(?:/(?P<path>[^?#@]*))?"
     r"(?:\?(?P<query>[^#@]*))?"
 )
-_QUERY_KEYS: Final = ("ca", "insecure", "disable_tls", "timeout")
+_QUERY_KEYS: Final = ("ca", "insecure", "disable_tls", "timeout", "wait")
 _TABLE_PATH: Final = re.compile(rf"({NAME.pattern})/({NAME.pattern})/?")
 _LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -35,7 +35,7 @@ _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Url:
-    """The parts of an address, None where it does not say; `timeout` is in seconds.
+    """The parts of an address, None where it does not say; `timeout` and `wait` are in seconds.
 
     A parsed address is complete as to the place: the port is 7379 where it gives none, and its scheme decides
     about TLS, so that no other setting sends its password in the clear.
@@ -51,6 +51,7 @@ class Url:
     insecure: bool | None = None
     disable_tls: bool | None = None
     timeout: float | None = None
+    wait: float | None = None
 
 
 def parse(text: str) -> Url:
@@ -84,6 +85,7 @@ def parse(text: str) -> Url:
         insecure=_part("insecure", query.get("insecure"), values.switch),
         disable_tls=disable_tls or bool(switched),
         timeout=_part("timeout", query.get("timeout"), values.timeout),
+        wait=_part("wait", query.get("wait"), values.seconds(0, values.DAY_SECONDS)),
     )
 
 

@@ -25,6 +25,11 @@ Settings: TypeAlias = Mapping[str, Setting]
 
 Action: TypeAlias = Literal["start", "pause", "resume", "status"]
 
+MAX_REPORT_BYTES: Final = 8 << 20
+"""More than a list of as many tables as a server can have."""
+MAX_REPORT_OBJECTS: Final = 100_000
+"""Objects and lists in a report: three bytes of it can become seventy of memory."""
+
 _LAST_SECOND: Final = 253_402_300_799
 """Of the year 9999."""
 
@@ -154,6 +159,8 @@ def _document(reply: Message) -> dict[str, Any]:
     """Any: what each reader below takes out of it is checked there."""
     match reply:
         case Report(document):
+            if len(document) > MAX_REPORT_BYTES or document.count(b"{") + document.count(b"[") > MAX_REPORT_OBJECTS:
+                raise ProtocolError("the server's report is larger than any can be; is it a kvsd server?")
             try:
                 content = json.loads(document)
             except (ValueError, RecursionError):

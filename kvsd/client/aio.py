@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator, Iterable
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from kvsd.client import calls, failures
+from kvsd.client import calls, failures, forks
 from kvsd.client.aio_connection import Connection
 from kvsd.client.aio_table import Table
 from kvsd.client.calls import Call, Place
+from kvsd.client.conversation import Acquaintance
+from kvsd.client.parts import parts
 from kvsd.client.retries import Retries
 from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve
 from kvsd.client.tls import client_context
-from kvsd.errors import KvsdError
+from kvsd.client.turns import Turns
+from kvsd.errors import ConnectionRefused, KvsdError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from kvsd.client.aio_tables import Namespaces, Tables
 
 R = TypeVar("R")
+
+PIPELINED_CALLS = 500
+"""Sent at once by get_many and set_many: half of what may be under way, so that other calls have their turn."""
 
 
 def connect(
@@ -41,6 +47,7 @@ def connect(
     disable_tls: bool | None = None,
     timeout: float | None = None,
     connect_timeout: float | None = None,
+    wait: float | None = None,
     namespace: str | None = None,
     table: str | None = None,
 ) -> Connecting:
@@ -60,6 +67,7 @@ def connect(
         disable_tls=disable_tls,
         timeout=timeout,
         connect_timeout=connect_timeout,
+        wait=wait,
         namespace=namespace,
         table=table,
     )
@@ -95,9 +103,13 @@ class Connecting:
 class Client(Table):
     """A server's keys and values, for any number of tasks of one event loop; close it, or use it with `async with`.
 
-    All tasks share one connection, on which their requests are pipelined; at most 1,024 replies are due at once,
-    further calls wait. A call may be cancelled at any time: its request may still be carried out, its reply goes to
-    nobody. A connection that was closed while idle is reopened without a word.
+    It belongs to the event loop of its first call: in another loop or thread, in a second `asyncio.run`, and in a child
+    process after a fork, each call raises ClientUnusable.
+
+    All tasks share one connection, on which their requests are pipelined; at most 1,024 replies are due at once.
+    Further calls wait in their order, which counts as part of their `timeout`. A call may be cancelled at any time: its
+    request may still be carried out, its reply goes to nobody. A connection that was closed while idle is reopened
+    without a word.
 
     Keys and values, and what every call raises, are as with the blocking `kvsd.client.sync.Client`.
     """
@@ -107,10 +119,15 @@ class Client(Table):
         super().__init__()
         self._settings = settings
         self._context = client_context(settings)
+        self._server = Acquaintance()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_forked = False
         self._connection: Connection | None = None
         self._former: list[Connection] = []
         self._opening: asyncio.Task[Connection] | None = None
+        self._unopened = Turns()
         self._closed = False
+        forks.watch(self)
 
     @classmethod
     async def open(cls, settings: ConnectSettings) -> Self:
@@ -146,8 +163,11 @@ class Client(Table):
         return await self.run(calls.ping())
 
     async def close(self) -> None:
-        """End the connection; calls that wait, and later ones, raise ConnectionLost."""
+        """End the connection. Calls that wait raise ConnectionLost, later ones ClientUnusable."""
         self._closed = True
+        if self._is_forked or self._loop is None or self._loop.is_closed():
+            return  # nothing is left that could be closed here
+        self._own_loop()
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
@@ -155,6 +175,10 @@ class Client(Table):
             self._former.append(self._connection)
             self._connection = None
         await asyncio.gather(*(connection.close() for connection in self._former))
+
+    def after_fork(self) -> None:
+        """Loop and connections are the parent's."""
+        self._is_forked = True
 
     async def __aenter__(self) -> Self:
         return self
@@ -169,35 +193,68 @@ class Client(Table):
 
     async def run(self, call: Call[R]) -> R:
         """Carry `call` out, again where that may help."""
-        loop = asyncio.get_running_loop()
+        loop = self._own_loop()
         started = loop.time()
         deadline = started + self._settings.timeout_seconds
         retries = Retries(idempotent=call.idempotent)
         connection: Connection | None = None
         sent = False
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline) as limit:
                 while True:
                     connection = None
                     try:
                         connection = self._reusable() or await self._open()
+                        if not connection.is_ready_for(call):
+                            await connection.prepare(call)
                         if not connection.has_room:
                             await connection.room()
-                        await connection.prepare(call)
                         sent = True
                         return await connection.run(call)
                     except KvsdError as error:
                         sent = False
                         pause_seconds = retries.pause_after(error, connected=connection is not None)
-                        if pause_seconds is None or loop.time() + pause_seconds >= deadline:
+                        is_refused = isinstance(error, ConnectionRefused)
+                        until = started + self._settings.wait_seconds if is_refused else deadline
+                        if pause_seconds is None or loop.time() + pause_seconds >= until:
                             raise
+                    if is_refused:
+                        deadline = loop.time() + pause_seconds + self._settings.timeout_seconds
+                        limit.reschedule(deadline)
                     await asyncio.sleep(pause_seconds)
+        except KvsdError:
+            raise
         except TimeoutError:
             if connection is None:
                 raise failures.no_handshake(self._settings, self._settings.timeout_seconds) from None
             if not connection.was_heard_since(started):
                 self._retire(connection)
+            if not sent and connection.is_ready_for(call):
+                raise failures.no_turn(self._settings) from None
             raise failures.no_reply(self._settings, may_be_applied=sent) from None
+
+    async def run_all(self, batch: Iterable[Call[R]]) -> AsyncIterator[R]:
+        for part in parts(batch, PIPELINED_CALLS):
+            # All of them end before an error of one is told.
+            outcomes = await asyncio.gather(*map(self.run, part), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield outcome
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        """The running loop, to which connections are bound; raises ClientUnusable where it is not that of this client.
+
+        Looked at before anything else: what is done to a connection from another thread reaches the wrong callers.
+        """
+        if self._is_forked:
+            raise failures.forked(self._settings)
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise failures.foreign_loop(self._settings)
+        return loop
 
     def _reusable(self) -> Connection | None:
         """The present connection, unless it has ended."""
@@ -209,26 +266,28 @@ class Client(Table):
     async def _open(self) -> Connection:
         """A new connection; tasks that need one at the same time get the same."""
         if self._closed:
-            raise failures.closed_by_us(self._settings)
+            raise failures.closed(self._settings)
         if self._opening is None:
             self._opening = asyncio.create_task(self._replace())
-            # Looked at even if every task that waits is cancelled meanwhile.
-            self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._opening.add_done_callback(self._opened)
         opening = self._opening
         # Not `await opening`: a cancelled caller must not take it away from the others.
-        await asyncio.wait([opening])
+        await self._unopened.wait()
         if opening.cancelled():
             raise failures.closed_by_us(self._settings)
         return opening.result()
 
     async def _replace(self) -> Connection:
-        try:
-            if self._connection is not None:
-                self._retire(self._connection)
-            self._connection = await Connection.open(self._settings, self._context)
-            return self._connection
-        finally:
-            self._opening = None
+        if self._connection is not None:
+            self._retire(self._connection)
+        self._connection = await Connection.open(self._settings, self._server, self._context)
+        return self._connection
+
+    def _opened(self, opening: asyncio.Task[Connection]) -> None:
+        self._opening = None
+        if not opening.cancelled():
+            opening.exception()  # looked at even if every task that waits was cancelled meanwhile
+        self._unopened.grant_all()
 
     def _retire(self, connection: Connection) -> None:
         """Give `connection` no more calls; those that it has may still be answered."""
@@ -248,3 +307,6 @@ class _View(Table):
 
     async def run(self, call: Call[R]) -> R:
         return await self._client.run(call)
+
+    def run_all(self, batch: Iterable[Call[R]]) -> AsyncIterator[R]:
+        return self._client.run_all(batch)

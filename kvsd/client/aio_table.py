@@ -5,13 +5,12 @@ Owns: the calls on one table as coroutines. The meaning of each is `calls`', how
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from kvsd.client import calls
+from kvsd.client import calls, numbers
 from kvsd.client.batch import Batch
 from kvsd.client.calls import HERE, Call, Place
 from kvsd.client.ranges import Range, range_of
@@ -46,13 +45,17 @@ class Table:
         ttl: Duration | None = None,
         if_version: int | None = None,
         if_absent: bool = False,
-    ) -> None:
+    ) -> int | None:
         """Store `value` under `key`. Under the server's default settings it is on disk when this returns.
 
         With `ttl`, seconds or a timedelta, the key is gone after so long; without, an earlier expiry is taken away.
+
+        With `ttl`, `if_version` or `if_absent` the result is the version that was made, to go on from. A set without
+        them is the message that every server knows, whose answer has no room for it: None. So it is from a server that
+        is too old to tell.
         """
         call = calls.set_(key, value, ttl=ttl, if_version=if_version, if_absent=if_absent, place=self._place)
-        await self.run(call)
+        return await self.run(call)
 
     async def delete(self, key: KeyLike, *, if_version: int | None = None) -> bytes | None:
         """Remove `key`; the value that it had, None where it was absent."""
@@ -86,7 +89,7 @@ class Table:
 
     async def decr(self, key: KeyLike, amount: int = 1) -> int:
         """Subtract, as `incr` adds."""
-        return await self.run(calls.increment(key, -amount, self._place))
+        return await self.run(calls.decrement(key, amount, self._place))
 
     async def append(self, key: KeyLike, suffix: ValueLike) -> int:
         """Put `suffix` behind the value of `key`, or store it; the new length in bytes."""
@@ -138,6 +141,7 @@ class Table:
             yield key
 
     async def _pages(self, keys: Range, limit: int | None, *, values: bool) -> AsyncIterator[tuple[Key, Value | None]]:
+        limit = numbers.limit(limit)
         rest: Key | None = keys.start
         while rest is not None and (limit is None or limit > 0):
             size = calls.PAGE_KEYS if limit is None else min(limit, calls.PAGE_KEYS)
@@ -149,12 +153,17 @@ class Table:
 
     async def get_many(self, keys: Iterable[KeyLike]) -> list[bytes | None]:
         """The values of `keys` in their order, None for those that are absent; no snapshot, but pipelined."""
-        return await asyncio.gather(*[self.run(calls.get(key, self._place)) for key in keys])
+        return [value async for value in self.run_all(calls.get(key, self._place) for key in keys)]
 
     async def set_many(self, items: Mapping[str, ValueLike] | Mapping[bytes, ValueLike]) -> None:
         """Store all of `items`, pipelined; each for itself, so an error may leave some of them stored."""
-        batch = [calls.set_(key, value, place=self._place) for key, value in items.items()]
-        await asyncio.gather(*map(self.run, batch))
+        batch = (calls.set_(key, value, place=self._place) for key, value in items.items())
+        async for _ in self.run_all(batch):
+            pass
+
+    @abstractmethod
+    def run_all(self, batch: Iterable[Call[R]]) -> AsyncIterator[R]:
+        """Carry all of `batch` out, pipelined, a part at a time; each part has the time of a call."""
 
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[Batch]:

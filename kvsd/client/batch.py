@@ -5,7 +5,7 @@ Owns: its steps. Knows nothing of connections: the shell that made it sends it.
 
 from __future__ import annotations
 
-from kvsd.client.calls import milliseconds, version_of
+from kvsd.client import numbers
 from kvsd.protocol import engine
 from kvsd.types import Duration, KeyLike, ValueLike, to_bytes
 
@@ -35,15 +35,15 @@ class Batch:
                 None,
                 to_bytes(key),
                 to_bytes(value),
-                milliseconds(ttl),
-                version_of(if_version, if_absent=if_absent),
+                None if ttl is None else numbers.milliseconds(ttl),
+                numbers.condition(if_version, if_absent=if_absent),
             )
         )
 
     def delete(self, key: KeyLike, *, if_version: int | None = None) -> None:
         """Remove `key`; an absent one is no failure."""
-        self.steps.append(engine.Remove(None, None, to_bytes(key), if_version))
+        self.steps.append(engine.Remove(None, None, to_bytes(key), numbers.condition(if_version)))
 
     def check(self, key: KeyLike, version: int) -> None:
         """Only if `key` has this version; 0: only if it is absent."""
-        self.steps.append(engine.Check(to_bytes(key), version))
+        self.steps.append(engine.Check(to_bytes(key), numbers.whole("version", version)))

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from kvsd.client import numbers
 from kvsd.client.ranges import Range
 from kvsd.errors import InvalidValue, ProtocolError
 from kvsd.protocol import engine
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION
-from kvsd.protocol.frames import MAX_NUMBER_DIGITS, Time
+from kvsd.protocol.frames import MAX_NUMBER_DIGITS, Time, fits_string
 from kvsd.protocol.messages import (
     PROTOCOL_VERSION,
+    VERSIONS,
     Authenticate,
     Delete,
     Get,
@@ -32,7 +34,6 @@ from kvsd.protocol.messages import (
 from kvsd.types import (
     MAX_BATCH_BYTES,
     MAX_BATCH_STEPS,
-    MAX_TTL_SECONDS,
     Duration,
     Entry,
     KeyLike,
@@ -59,7 +60,8 @@ class Call(Generic[R]):
 
     `idempotent` calls may be repeated when nobody knows whether they were carried out. `early` ones may be sent
     along with the credentials, before these were answered: small, and of no interest how long they took. `engine`
-    ones are sent only to a server that has said Welcome. `placed` ones are sent once the connection uses its table.
+    ones (also a get, set or delete whose key has no String frame) are sent only to a server that has said Welcome.
+    `placed` ones are sent once the connection uses its table.
     """
 
     message: Message
@@ -76,13 +78,13 @@ def authenticate(username: str, password: str) -> Call[None]:
 
 
 def hello() -> Call[None]:
-    """Asks whether the server speaks more than the Rust program's messages; it answers UNEXPECTED_MESSAGE if not."""
-    return Call(Hello(PROTOCOL_VERSION, ()), _read_welcome, idempotent=True)
+    """Asks whether the server speaks more than the Rust program's messages; that one closes the connection."""
+    return Call(Hello(PROTOCOL_VERSION, (VERSIONS,)), _read_welcome, idempotent=True, placed=False)
 
 
 def use(namespace: str, table: str) -> Call[None]:
     """From here on this is the connection's table."""
-    return Call(engine.Use(namespace, table), read_nothing, idempotent=True, engine=True)
+    return Call(engine.Use(namespace, table), read_nothing, idempotent=True, engine=True, placed=False)
 
 
 class Place(NamedTuple):
@@ -97,9 +99,11 @@ HERE: Final = Place()
 
 def get(key: KeyLike, place: Place = HERE) -> Call[bytes | None]:
     """Answered with the value, or None where the key is absent."""
+    name = to_bytes(key)
     if place == HERE:
-        return Call(Get(to_bytes(key)), _read_value, idempotent=True, early=True)
-    return Call(engine.Read(*place, to_bytes(key)), _read_value, idempotent=True, engine=True)
+        plain = fits_string(name)
+        return Call(Get(name), _read_value, idempotent=True, early=plain, engine=not plain)
+    return Call(engine.Read(*place, name), _read_value, idempotent=True, engine=True)
 
 
 def set_(
@@ -110,22 +114,30 @@ def set_(
     if_version: int | None = None,
     if_absent: bool = False,
     place: Place = HERE,
-) -> Call[None]:
-    """Raises InvalidValue where the wire has no room for the value's size."""
-    stored = to_bytes(value)
+) -> Call[int | None]:
+    """Answered with the new version where a `ttl` or a condition is given, else with None.
+
+    Raises InvalidValue where the wire has no room for the value's size.
+    """
+    name, stored = to_bytes(key), to_bytes(value)
     if len(stored) > MAX_VALUE_BYTES_ON_THE_WIRE:
         raise InvalidValue(f"the value has {len(stored)} bytes, more than a message can carry; store it in parts")
-    version = version_of(if_version, if_absent=if_absent)
-    if place == HERE and ttl is None and version is None:
-        return Call(Set(to_bytes(key), stored), read_nothing, early=_is_small(stored))
-    return Call(engine.Store(*place, to_bytes(key), stored, milliseconds(ttl), version), read_nothing, engine=True)
+    ttl_ms = None if ttl is None else numbers.milliseconds(ttl)
+    version = numbers.condition(if_version, if_absent=if_absent)
+    if place == HERE and ttl_ms is None and version is None:
+        plain = fits_string(name)
+        return Call(Set(name, stored), read_nothing, early=plain and _is_small(stored), engine=not plain)
+    read = _read_done if ttl_ms is None and version is None else _read_version
+    return Call(engine.Store(*place, name, stored, ttl_ms, version), read, engine=True)
 
 
 def delete(key: KeyLike, *, if_version: int | None = None, place: Place = HERE) -> Call[bytes | None]:
     """Answered with the value that was removed, or None where the key was absent."""
-    if place == HERE and if_version is None:
-        return Call(Delete(to_bytes(key)), _read_value, early=True)
-    return Call(engine.Remove(*place, to_bytes(key), if_version), _read_value, engine=True)
+    name, version = to_bytes(key), numbers.condition(if_version)
+    if place == HERE and version is None:
+        plain = fits_string(name)
+        return Call(Delete(name), _read_value, early=plain, engine=not plain)
+    return Call(engine.Remove(*place, name, version), _read_value, engine=True)
 
 
 def entry(key: KeyLike, place: Place = HERE) -> Call[Entry | None]:
@@ -135,7 +147,7 @@ def entry(key: KeyLike, place: Place = HERE) -> Call[Entry | None]:
 
 def expire(key: KeyLike, ttl: Duration, place: Place = HERE) -> Call[bool]:
     """Answered with whether there is such a key."""
-    argument = b"%d" % (milliseconds(ttl) or 0)
+    argument = b"%d" % numbers.milliseconds(ttl)
     return Call(engine.Update(*place, to_bytes(key), "expire", argument), _read_truth, engine=True)
 
 
@@ -146,7 +158,13 @@ def persist(key: KeyLike, place: Place = HERE) -> Call[bool]:
 
 def increment(key: KeyLike, amount: int, place: Place = HERE) -> Call[int]:
     """Answered with the sum."""
-    return Call(engine.Update(*place, to_bytes(key), "incr", b"%d" % amount), _read_number, engine=True)
+    argument = b"%d" % numbers.amount(amount)
+    return Call(engine.Update(*place, to_bytes(key), "incr", argument), _read_number, engine=True)
+
+
+def decrement(key: KeyLike, amount: int, place: Place = HERE) -> Call[int]:
+    """Answered with the difference."""
+    return increment(key, -numbers.amount(amount), place)
 
 
 def append(key: KeyLike, suffix: ValueLike, place: Place = HERE) -> Call[int]:
@@ -192,25 +210,6 @@ def batch(steps: Sequence[engine.Step], place: Place = HERE) -> Call[None]:
             f"a batch has at most {MAX_BATCH_STEPS} steps and {MAX_BATCH_BYTES} bytes of keys and values; divide it"
         )
     return Call(engine.Batch(*place, tuple(steps)), read_nothing, engine=True)
-
-
-def milliseconds(ttl: Duration | None) -> int | None:
-    """`ttl` for the wire; raises InvalidValue where it is no time to live."""
-    if ttl is None:
-        return None
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
-    if not 0 < seconds <= MAX_TTL_SECONDS:
-        raise InvalidValue(f"a key lives for more than 0 and at most {MAX_TTL_SECONDS} seconds; delete it instead")
-    return max(1, round(seconds * 1_000))
-
-
-def version_of(if_version: int | None, *, if_absent: bool) -> int | None:
-    """The condition for the wire; raises ValueError where both are given."""
-    if not if_absent:
-        return if_version
-    if if_version is not None:
-        raise ValueError("if_version and if_absent exclude each other; give one of them")
-    return 0
 
 
 def value_bytes(call: Call[R]) -> int:
@@ -281,6 +280,19 @@ def _read_number(reply: Message, _seconds: float) -> int:
             return value
         case _:
             raise misfit(reply)
+
+
+def _read_version(reply: Message, seconds: float) -> int | None:
+    """None: the server is too old to tell."""
+    match reply:
+        case Success(None):
+            return None
+        case _:
+            return _read_number(reply, seconds)
+
+
+def _read_done(reply: Message, seconds: float) -> None:
+    _read_version(reply, seconds)
 
 
 def _read_truth(reply: Message, seconds: float) -> bool:

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from time import perf_counter
-from typing import Any, Generic, Protocol, TypeVar
+from time import monotonic, perf_counter
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from kvsd.client import calls, failures
 from kvsd.client.calls import Call
 from kvsd.client.settings import ConnectSettings
-from kvsd.errors import Conflict, ConnectionLost, KvsdError, ProtocolError, RequestError, StorageError, from_wire
+from kvsd.errors import (
+    Conflict,
+    ConnectionLost,
+    KvsdError,
+    ProtocolError,
+    RequestError,
+    StorageError,
+    Timeout,
+    UnexpectedMessage,
+    from_wire,
+)
 from kvsd.protocol import engine
 from kvsd.protocol.decoder import Decoder, Limits, Refused
-from kvsd.protocol.messages import Fail, Message, encode
+from kvsd.protocol.messages import Delete, Fail, Get, Message, Set, encode
 from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES
 
 R = TypeVar("R")
@@ -28,6 +38,12 @@ REPLY_LIMITS = Limits.of(key_bytes=MAX_KEY_BYTES, value_bytes=LARGEST_VALUE_BYTE
 """What any server may have stored; memory is taken only as the bytes arrive."""
 
 TLS_ALERT = 0x15
+
+PLAIN_SECONDS: Final = 60.0
+"""How long a server counts as plain: another program may be started in its place."""
+
+CLOSES_IN_ANSWER: Final = 2
+"""After so many in a row it is the server's answer to Hello; one may be a restart."""
 
 
 class Waiter(Protocol[R_contra]):
@@ -62,17 +78,59 @@ class Outcome(Generic[R]):
         return self._result
 
 
+class Acquaintance:
+    """What a client has learnt of its server: one for all of its connections."""
+
+    __slots__ = ("_closes", "_plain_until")
+
+    def __init__(self) -> None:
+        self._closes = 0
+        self._plain_until = 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is known not to understand Hello."""
+        return monotonic() < self._plain_until
+
+    def answered(self) -> None:
+        """With a Welcome."""
+        self._closes = 0
+
+    def refused(self) -> None:
+        """With UNEXPECTED_MESSAGE, as a server does that knows of unknown messages."""
+        self._plain_until = monotonic() + PLAIN_SECONDS
+
+    def closed(self) -> None:
+        """As the Rust program does: it ends the connection without a word."""
+        self._closes += 1
+        if self._closes >= CLOSES_IN_ANSWER:
+            self._closes = 0
+            self.refused()
+
+
 class Conversation:
     """Calls in the order in which they were sent, each with its waiter. The first must be the authentication."""
 
-    __slots__ = ("_authenticated", "_decoder", "_heard", "_in_place", "_settings", "_waiting", "_welcomed")
+    __slots__ = (
+        "_authenticated",
+        "_decoder",
+        "_greets",
+        "_heard",
+        "_in_place",
+        "_server",
+        "_settings",
+        "_waiting",
+        "_welcomed",
+    )
 
-    def __init__(self, settings: ConnectSettings) -> None:
+    def __init__(self, settings: ConnectSettings, server: Acquaintance) -> None:
         self._settings = settings
+        self._server = server
         self._decoder = Decoder(REPLY_LIMITS)
         # Any: calls of all kinds of result wait in one queue. `send` pairs each with a waiter of its own kind.
         self._waiting: deque[tuple[Call[Any], Waiter[Any], float]] = deque()
         self._heard = False
+        self._greets = False
         self._welcomed = False
         self._in_place = settings.place is None
         self._authenticated = False
@@ -81,16 +139,48 @@ class Conversation:
         """How many replies are still to come, those that nobody waits for included."""
         return len(self._waiting)
 
+    def is_ready_for(self, call: Call[R]) -> bool:
+        """Whether `call` can be sent without preparations."""
+        return (self._welcomed or not call.engine) and (self._in_place or not call.placed)
+
     def preparations(self, call: Call[R]) -> Iterator[Call[None]]:
-        """What must be asked, each with success, before `call` is sent."""
+        """What must be asked, each with success and with nothing else under way, before `call` is sent.
+
+        Raises UnexpectedMessage or InvalidKey where the server is known to be too plain for `call`.
+        """
         use = call.placed and not self._in_place
         if (call.engine or use) and not self._welcomed:
+            if self._server.is_plain:
+                raise self._beyond_plain(call)
+            self._greets = True
             yield calls.hello()
+            self._greets = False
             self._welcomed = True
+            self._server.answered()
         if use:
             assert self._settings.place is not None
             yield calls.use(*self._settings.place)
             self._in_place = True
+
+    def unprepared(self, call: Call[R], error: KvsdError) -> KvsdError:
+        """The error of `call`, which was not sent, since one of its preparations ended with `error`."""
+        greets, self._greets = self._greets, False
+        match error:
+            case UnexpectedMessage():
+                self._server.refused()
+                return self._beyond_plain(call)
+            case ConnectionLost() if greets and self._authenticated:
+                self._server.closed()
+                return self._beyond_plain(call) if self._server.is_plain else failures.unsent(error)
+            case ConnectionLost() | Timeout():
+                return failures.unsent(error)
+            case _:
+                return error
+
+    def _beyond_plain(self, call: Call[R]) -> KvsdError:
+        if self._settings.place is None and isinstance(call.message, Get | Set | Delete):
+            return failures.key_for_no_plain_server(self._settings)
+        return failures.plain_server(self._settings)
 
     def send(self, call: Call[R], waiter: Waiter[R]) -> bytes:
         """The bytes to send for `call`; its reply will settle `waiter`.
@@ -150,18 +240,21 @@ class Conversation:
     def _settle(self, reply: Message | Refused) -> None:
         if not self._waiting:
             raise ProtocolError("the server sent a reply that nobody asked for")
-        call, waiter, sent_at = self._waiting.popleft()
+        # It leaves the queue last: where an exception comes in between, `end` still finds it.
+        call, waiter, sent_at = self._waiting[0]
         try:
             result = call.read(self._accepted(reply), perf_counter() - sent_at)
         except KvsdError as error:
             if not waiter.done():
                 waiter.set_exception(error)
+            self._waiting.popleft()
             if not self._authenticated or not isinstance(error, RequestError | StorageError):
                 raise
         else:
             self._authenticated = True
             if not waiter.done():
                 waiter.set_result(result)
+            self._waiting.popleft()
 
     def _accepted(self, reply: Message | Refused) -> Message:
         """The reply, unless it says that the call was refused."""

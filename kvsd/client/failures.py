@@ -10,7 +10,18 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from kvsd.errors import AuthenticationError, ConnectionLost, KvsdError, Timeout, UnexpectedMessage
+from kvsd.errors import (
+    AuthenticationError,
+    CannotConnect,
+    CertificateError,
+    ClientUnusable,
+    ConnectionLost,
+    ConnectionRefused,
+    InvalidKey,
+    KvsdError,
+    Timeout,
+    UnexpectedMessage,
+)
 
 if TYPE_CHECKING:
     from kvsd.client.settings import ConnectSettings
@@ -24,35 +35,42 @@ _WRONG_NAME = frozenset({62, 64})
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 
 
-def cannot_open(settings: ConnectSettings, error: OSError | ValueError) -> ConnectionLost:
+def cannot_open(settings: ConnectSettings, error: OSError | ValueError) -> CannotConnect:
     """For an error of resolving the host, connecting, or the TLS handshake."""
     match error:
         case ssl.SSLCertVerificationError():
-            return ConnectionLost(_untrusted(settings, error))
+            return CertificateError(_untrusted(settings, error))
         case ssl.SSLEOFError() | ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
-            return ConnectionLost(
+            return CannotConnect(
                 f"the server at {settings.address} closed the connection during the handshake; "
                 "if it runs without TLS, use --disable-tls (disable_tls=True)"
             )
         case ssl.SSLError(reason=str() as reason) if reason in _NOT_TLS:
-            return ConnectionLost(
+            return CannotConnect(
                 f"the server at {settings.address} does not speak TLS; "
                 "if that is meant to be, use --disable-tls (disable_tls=True)"
             )
         case ssl.SSLError():
             # Only those that OpenSSL raised have a reason.
             why: object = getattr(error, "reason", None) or error
-            return ConnectionLost(
-                f"the TLS handshake with {settings.address} failed: {why}; TLS 1.2 or newer is needed"
-            )
+            return CannotConnect(f"the TLS handshake with {settings.address} failed: {why}; TLS 1.2 or newer is needed")
         case socket.gaierror():
-            return ConnectionLost(f"the host {settings.host} cannot be resolved: {error.strerror}; check the name")
+            return CannotConnect(f"the host {settings.host} cannot be resolved: {error.strerror}; check the name")
         case OSError():
-            return ConnectionLost(
+            kind = ConnectionRefused if isinstance(error, ConnectionRefusedError) else CannotConnect
+            return kind(
                 f"cannot connect to {settings.address}: {error.strerror or error}; is `kvsd serve` running there?"
             )
         case _:  # a host that no resolver would take: too long a label, a NUL
-            return ConnectionLost(f"{settings.host!r} is no host name; check the name")
+            return CannotConnect(f"{settings.host!r} is no host name; check the name")
+
+
+def no_name(settings: ConnectSettings, seconds: float) -> Timeout:
+    """For a host whose name server did not answer."""
+    return Timeout(
+        f"the host {settings.host} was not resolved within {seconds:.3g} s: no name server answers; "
+        "check the network, or connect by address"
+    )
 
 
 def no_handshake(settings: ConnectSettings, seconds: float) -> Timeout:
@@ -69,6 +87,14 @@ def no_reply(settings: ConnectSettings, *, may_be_applied: bool) -> Timeout:
         f"no reply from the server at {settings.address} within {settings.timeout_seconds:.3g} s"
         + _fate(may_be_applied),
         may_be_applied=may_be_applied,
+    )
+
+
+def no_turn(settings: ConnectSettings) -> Timeout:
+    """For a call that was never sent: its client had too many others under way."""
+    return Timeout(
+        f"the call waited {settings.timeout_seconds:.3g} s for its turn behind other calls of this client and was not "
+        f"sent to {settings.address}; make fewer at once, use get_many and set_many, or raise timeout"
     )
 
 
@@ -97,9 +123,9 @@ def given_up(settings: ConnectSettings, reason: KvsdError, *, may_be_applied: bo
     )
 
 
-def speaks_tls(settings: ConnectSettings) -> ConnectionLost:
+def speaks_tls(settings: ConnectSettings) -> CannotConnect:
     """For a TLS alert in answer to a plain client."""
-    return ConnectionLost(f"the server at {settings.address} speaks TLS; leave out --disable-tls (disable_tls=)")
+    return CannotConnect(f"the server at {settings.address} speaks TLS; leave out --disable-tls (disable_tls=)")
 
 
 def hung_up_on_plain_client(settings: ConnectSettings, *, may_be_applied: bool) -> ConnectionLost:
@@ -117,10 +143,22 @@ def wrong_credentials(settings: ConnectSettings) -> AuthenticationError:
 
 
 def plain_server(settings: ConnectSettings) -> UnexpectedMessage:
-    """For a server that answers Hello as the Rust program does."""
+    """For a call beyond what a server can do that answers Hello as the Rust program does."""
     return UnexpectedMessage(
         f"the server at {settings.address} can do plain get, set and delete on default/default only; use a kvsd server"
     )
+
+
+def key_for_no_plain_server(settings: ConnectSettings) -> InvalidKey:
+    """For a key that has no String frame, and a server that takes no other."""
+    return InvalidKey(
+        f"the server at {settings.address} takes keys of UTF-8 without CR LF only; use another key, or a kvsd server"
+    )
+
+
+def interrupted(settings: ConnectSettings) -> ConnectionLost:
+    """For a connection in whose midst an exception came, such as that of a signal handler."""
+    return ConnectionLost(f"an exception of this program interrupted what was under way with {settings.address}")
 
 
 def silent(settings: ConnectSettings) -> ConnectionLost:
@@ -129,8 +167,29 @@ def silent(settings: ConnectSettings) -> ConnectionLost:
 
 
 def closed_by_us(settings: ConnectSettings) -> ConnectionLost:
-    """For calls on a client that was closed."""
+    """For calls that were under way when their client was closed."""
     return ConnectionLost(f"this client of {settings.address} is closed; connect again")
+
+
+def closed(settings: ConnectSettings) -> ClientUnusable:
+    """For calls on a client that was closed."""
+    return ClientUnusable(f"this client of {settings.address} is closed; connect again")
+
+
+def foreign_loop(settings: ConnectSettings) -> ClientUnusable:
+    """For calls on an asyncio client from another loop than its own."""
+    return ClientUnusable(
+        f"this client of {settings.address} belongs to another event loop, and so do its connections; "
+        "connect again in this one"
+    )
+
+
+def forked(settings: ConnectSettings) -> ClientUnusable:
+    """For calls on an asyncio client in a child process."""
+    return ClientUnusable(
+        f"this client of {settings.address} belongs to the process before the fork, and so does its event loop; "
+        "connect again in this process"
+    )
 
 
 def unsent(error: ConnectionLost | Timeout) -> ConnectionLost | Timeout:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from kvsd.errors import ConnectionLost, KvsdError
+from kvsd.errors import ConnectionLost, ConnectionRefused, KvsdError
 
 MAX_LOSSES = 2
 FIRST_PAUSE_SECONDS = 0.05
@@ -20,7 +20,8 @@ class Retries:
 
     A refusal that is `retryable` (the server is busy or loading, nothing was applied) is tried again for as long as
     there is time. A lost connection is worth two more tries where nothing of the call was sent or the call is
-    idempotent. A connection that could not be opened is reported at once.
+    idempotent. While nobody listens, it is worth trying for as long as the settings say; a connection that cannot be
+    opened for another reason is reported at once.
     """
 
     __slots__ = ("_idempotent", "_losses", "_pause_seconds")
@@ -39,7 +40,7 @@ class Retries:
             self._losses += 1
             if not connected or self._losses > MAX_LOSSES or (error.may_be_applied and not self._idempotent):
                 return None
-        elif not error.retryable:
+        elif not (error.retryable or isinstance(error, ConnectionRefused)):
             return None
         pause_seconds = self._pause_seconds
         self._pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)

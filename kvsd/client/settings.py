@@ -6,11 +6,12 @@ nothing of config files (the command line reads those and builds a `ConnectSetti
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Final, TypeVar, cast
 
 from kvsd.config import SETTINGS, ClientSettings
@@ -22,6 +23,8 @@ from kvsd.url import parse as parse_url
 T = TypeVar("T")
 
 DEFAULT_CONNECT_TIMEOUT_SECONDS: Final = 10.0
+LONGEST_SECONDS: Final = 10_000_000
+"""Far beyond every use, and within what locks, sockets and timers take."""
 _DEFAULTS: Final = ClientSettings()
 
 INSECURE_WARNING = "the server's certificate is not verified (insecure): whoever is on the path can read all of it"
@@ -32,7 +35,8 @@ class ConnectSettings:
     """Everything that opening a connection needs, resolved and checked; `repr` does not show the password.
 
     `timeout_seconds` bounds a whole call with its waits and retries; `connect_timeout_seconds` bounds the opening
-    of a connection, up to the server's answer to the credentials. `ca` is a PEM file that replaces the system's
+    of a connection, up to the server's answer to the credentials; for `wait_seconds` a call tries again while nobody
+    listens. `ca` is a PEM file that replaces the system's
     authorities. `insecure` keeps TLS but verifies nothing; `disable_tls` sends everything in the clear.
 
     Raises ConfigError where a value cannot work.
@@ -47,18 +51,23 @@ class ConnectSettings:
     disable_tls: bool = _DEFAULTS.disable_tls
     timeout_seconds: float = _DEFAULTS.timeout
     connect_timeout_seconds: float = DEFAULT_CONNECT_TIMEOUT_SECONDS
+    wait_seconds: float = 0.0
     namespace: str = _DEFAULTS.namespace
     table: str = _DEFAULTS.table
 
     def __post_init__(self) -> None:
         if not self.host:
             raise ConfigError("the host is empty; name the server, such as 127.0.0.1")
-        if not 1 <= self.port <= 65_535:
-            raise ConfigError(f"the port is {self.port}; it takes a number from 1 to 65535")
-        for name in ("timeout_seconds", "connect_timeout_seconds"):
+        if not (_is_number(self.port, int) and 1 <= self.port <= 65_535):
+            raise ConfigError(f"the port is {self.port!r}; it takes a whole number from 1 to 65535")
+        for name in ("timeout_seconds", "connect_timeout_seconds", "wait_seconds"):
             seconds: float = getattr(self, name)
-            if not (seconds > 0 and math.isfinite(seconds)):
-                raise ConfigError(f"{name} is {seconds}; it takes a finite number above 0")
+            least = 0 if name == "wait_seconds" else sys.float_info.min
+            if not (_is_number(seconds, int | float) and least <= seconds <= LONGEST_SECONDS):
+                raise ConfigError(
+                    f"{name} is {seconds!r}; it takes a number of seconds above 0, or 0 to wait for nothing, "
+                    f"up to {LONGEST_SECONDS}"
+                )
         for name in ("namespace", "table"):
             if not NAME.fullmatch(getattr(self, name)):
                 raise ConfigError(
@@ -91,6 +100,7 @@ def resolve(
     disable_tls: bool | None = None,
     timeout: float | None = None,
     connect_timeout: float | None = None,
+    wait: float | None = None,
     namespace: str | None = None,
     table: str | None = None,
     environ: Mapping[str, str] = os.environ,
@@ -135,9 +145,15 @@ def resolve(
         disable_tls=choose("disable_tls", disable_tls, given.disable_tls),
         timeout_seconds=choose("timeout", timeout, given.timeout),
         connect_timeout_seconds=DEFAULT_CONNECT_TIMEOUT_SECONDS if connect_timeout is None else connect_timeout,
+        wait_seconds=next((seconds for seconds in (wait, given.wait) if seconds is not None), 0.0),
         namespace=choose("namespace", namespace, given.namespace),
         table=choose("table", table, given.table),
     )
+
+
+def _is_number(value: object, kind: type | UnionType) -> bool:
+    """Of a `kind` that bool is not: True counts as 1 in Python, and never means it here."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _fits_one_line(text: str) -> bool:

@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from kvsd.client import calls
 from kvsd.client.calls import Call, Place
+from kvsd.client.conversation import Acquaintance, Outcome
+from kvsd.client.parts import parts
 from kvsd.client.pool import Pool
 from kvsd.client.retries import Retries
 from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve
 from kvsd.client.sync_connection import Connection
 from kvsd.client.sync_table import Table
 from kvsd.client.tls import client_context
-from kvsd.errors import KvsdError
+from kvsd.errors import ConfigError, ConnectionRefused, KvsdError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,9 +39,6 @@ DEFAULT_POOL_SIZE = 8
 PIPELINED_CALLS = 100
 """Sent at once by get_many and set_many: even with the longest keys they fit what both sides buffer."""
 
-PIPELINED_BYTES = 1 << 20
-"""Values sent at once; a longer one goes alone."""
-
 
 def connect(
     url: str | None = None,
@@ -53,6 +52,7 @@ def connect(
     disable_tls: bool | None = None,
     timeout: float | None = None,
     connect_timeout: float | None = None,
+    wait: float | None = None,
     namespace: str | None = None,
     table: str | None = None,
     pool_size: int = DEFAULT_POOL_SIZE,
@@ -63,7 +63,11 @@ def connect(
     KVSD_HOST, KVSD_PORT, KVSD_USERNAME, KVSD_PASSWORD, KVSD_CA, KVSD_INSECURE, KVSD_DISABLE_TLS, KVSD_TIMEOUT,
     KVSD_NAMESPACE and KVSD_TABLE, then from the defaults: 127.0.0.1:7379 over TLS, verified by the system's
     authorities or by the one in `ca` alone, `timeout` 30 s for a call with all its waits and retries,
-    `connect_timeout` 10 s for opening a connection, table default/default. Config files are not read.
+    `connect_timeout` 10 s for opening a connection, over all addresses of the host and the look-up of its name, table
+    default/default. Config files are not read.
+
+    `wait` (`?wait=30` in the URL) is for a server that restarts, or starts later: while nobody listens, a call tries
+    again for so many seconds, beside its `timeout`. By default that is reported at once, as ConnectionRefused.
 
     `insecure` verifies nothing and is warned of; `disable_tls` sends all in the clear, the password too.
 
@@ -80,6 +84,7 @@ def connect(
         disable_tls=disable_tls,
         timeout=timeout,
         connect_timeout=connect_timeout,
+        wait=wait,
         namespace=namespace,
         table=table,
     )
@@ -101,16 +106,21 @@ class Client(Table):
       `retryable` (Busy, Loading) only after they have been tried again for as long as `timeout` allows;
     - ConnectionLost and Timeout, whose `may_be_applied` says whether a write may have been carried out; a get or a
       ping whose connection was lost is tried again first, a set or a delete only where nothing of it was sent;
+    - CannotConnect where no connection can be opened: ConnectionRefused where nobody listens (see `wait`),
+      CertificateError where the server's certificate is not accepted;
+    - ClientUnusable once it is closed; TypeError for a key, value or number of the wrong type;
     - ProtocolError where the server's reply makes no sense.
     """
 
     def __init__(self, settings: ConnectSettings, *, pool_size: int = DEFAULT_POOL_SIZE) -> None:
-        """Raises ConfigError where the CA file is unfit. Warning of `insecure` is up to the caller."""
+        """Raises ConfigError where the CA file or `pool_size` is unfit. Warning of `insecure` is up to the caller."""
         super().__init__()
+        if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
+            raise ConfigError(f"pool_size is {pool_size}; it takes a whole number, 1 or more")
         self._settings = settings
         self._timeout_seconds = settings.timeout_seconds
-        context = client_context(settings)
-        self._pool = Pool(settings, pool_size, lambda deadline: Connection(settings, context, deadline))
+        context, server = client_context(settings), Acquaintance()
+        self._pool = Pool(settings, pool_size, lambda deadline: Connection(settings, server, context, deadline))
 
     def table(self, table: str, *, namespace: str | None = None) -> Table:
         """Another table on the same connections; its namespace is the client's unless another is given."""
@@ -135,7 +145,7 @@ class Client(Table):
         return self.run(calls.ping())
 
     def close(self) -> None:
-        """Close the idle connections at once, and each busy one after its call. Later calls raise ConnectionLost."""
+        """Close the idle connections at once, and each busy one after its call. Later calls raise ClientUnusable."""
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -152,33 +162,38 @@ class Client(Table):
     def run(self, call: Call[R]) -> R:
         return self._try(lambda connection, deadline: connection.run(call, deadline), idempotent=call.idempotent)
 
-    def run_all(self, batch: list[Call[R]]) -> list[R]:
-        results: list[R] = []
-        for part in _parts(batch):
-            outcomes = self._try(partial(Connection.run_all, calls=part), idempotent=part[0].idempotent)
+    def run_all(self, batch: Iterable[Call[R]]) -> Iterator[R]:
+        for part in parts(batch, PIPELINED_CALLS):
+            outcomes = self._try(partial(_run_part, part), idempotent=part[0].idempotent)
             for call, outcome in zip(part, outcomes, strict=True):
                 try:
-                    results.append(outcome.result())
+                    yield outcome.result()
                 except KvsdError as error:
                     if not error.retryable:
                         raise
-                    results.append(self.run(call))  # alone: what was answered beside it must not be sent again
-        return results
+                    yield self.run(call)  # alone: what was answered beside it must not be sent again
 
     def _try(self, action: Callable[[Connection, float], T], *, idempotent: bool) -> T:
         """`action` with a connection and a deadline, again where that may help."""
-        deadline = monotonic() + self._timeout_seconds
+        started = monotonic()
+        deadline = started + self._timeout_seconds
         retries = Retries(idempotent=idempotent)
         while True:
-            connection = None
             try:
-                with self._pool.lend(deadline) as connection:
-                    return action(connection, deadline)
+                return self._pool.use(action, deadline)
             except KvsdError as error:
-                pause_seconds = retries.pause_after(error, connected=connection is not None)
-                if pause_seconds is None or monotonic() + pause_seconds >= deadline:
+                pause_seconds = retries.pause_after(error, connected=True)
+                is_refused = isinstance(error, ConnectionRefused)
+                limit = started + self._settings.wait_seconds if is_refused else deadline
+                if pause_seconds is None or monotonic() + pause_seconds >= limit:
                     raise
             time.sleep(pause_seconds)
+            if is_refused:
+                deadline = monotonic() + self._timeout_seconds
+
+
+def _run_part(part: list[Call[R]], connection: Connection, deadline: float) -> list[Outcome[R]]:
+    return connection.run_all(deadline, part)
 
 
 class _View(Table):
@@ -191,20 +206,5 @@ class _View(Table):
     def run(self, call: Call[R]) -> R:
         return self._client.run(call)
 
-    def run_all(self, batch: list[Call[R]]) -> list[R]:
+    def run_all(self, batch: Iterable[Call[R]]) -> Iterator[R]:
         return self._client.run_all(batch)
-
-
-def _parts(batch: list[Call[R]]) -> Iterator[list[Call[R]]]:
-    """`batch` in stretches that are sent at once."""
-    part: list[Call[R]] = []
-    part_bytes = 0
-    for call in batch:
-        size = calls.value_bytes(call)
-        if part and (len(part) == PIPELINED_CALLS or part_bytes + size > PIPELINED_BYTES):
-            yield part
-            part, part_bytes = [], 0
-        part.append(call)
-        part_bytes += size
-    if part:
-        yield part

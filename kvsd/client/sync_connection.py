@@ -6,18 +6,19 @@ connections or of threads: whoever holds it uses it alone.
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 from collections.abc import Sequence
 from time import monotonic
 from typing import TypeVar
 
-from kvsd.client import failures
+from kvsd.client import failures, forks
+from kvsd.client.addresses import Endpoint, addresses
 from kvsd.client.calls import Call, authenticate
-from kvsd.client.conversation import Conversation, Outcome
+from kvsd.client.conversation import Acquaintance, Conversation, Outcome
+from kvsd.client.readable import is_readable
 from kvsd.client.settings import ConnectSettings
-from kvsd.errors import ConnectionLost, Timeout, UnexpectedMessage
+from kvsd.errors import KvsdError
 
 R = TypeVar("R")
 
@@ -27,21 +28,29 @@ READ_BYTES = 256 * 1024
 class Connection:
     """Open from the start; the credentials go out with, or before, the first call.
 
-    Deadlines are points of `time.monotonic`. Raises as `Connection.run`, and ConnectionLost or Timeout where no
+    Deadlines are points of `time.monotonic`. Raises as `Connection.run`, and CannotConnect or Timeout where no
     connection could be opened.
     """
 
-    def __init__(self, settings: ConnectSettings, context: ssl.SSLContext | None, deadline: float) -> None:
+    def __init__(
+        self, settings: ConnectSettings, server: Acquaintance, context: ssl.SSLContext | None, deadline: float
+    ) -> None:
         self._settings = settings
         self._opening_deadline = min(deadline, monotonic() + settings.connect_timeout_seconds)
         self._opening_seconds = self._opening_deadline - monotonic()
-        self._conversation = Conversation(settings)
+        self._conversation = Conversation(settings, server)
         self._welcome: Outcome[None] = Outcome()
         self._greeting = self._conversation.send(authenticate(settings.username, settings.password), self._welcome)
         self._sent_bytes = 0
-        self._socket = self._open(context)
+        self._socket: socket.socket | None = None
         self.usable = False
         """Authenticated, and no reply is due: another call may be made."""
+        forks.watch(self)
+        try:
+            self._open(context)
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, call: Call[R], deadline: float) -> R:
         """Send `call` and wait for its reply.
@@ -56,10 +65,8 @@ class Connection:
         try:
             for first in self._conversation.preparations(calls[0]):
                 self._exchange([first], deadline)[0].result()
-        except UnexpectedMessage:
-            raise failures.plain_server(self._settings) from None
-        except (ConnectionLost, Timeout) as error:
-            raise failures.unsent(error) from error.__cause__
+        except KvsdError as error:
+            raise self._conversation.unprepared(calls[0], error) from error.__cause__
         return self._exchange(calls, deadline)
 
     def _exchange(self, calls: Sequence[Call[R]], deadline: float) -> list[Outcome[R]]:
@@ -83,31 +90,65 @@ class Connection:
 
     def is_stale(self) -> bool:
         """Whether the server has closed an idle connection, or said something that nobody asked for."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
+        return is_readable(self._connected.fileno())
 
     def close(self) -> None:
         """Without a TLS goodbye: messages carry their own lengths, so a cut cannot pass for an end."""
-        self._socket.close()
+        self.usable = False
+        if self._socket is not None:
+            self._socket.close()
 
-    def _open(self, context: ssl.SSLContext | None) -> socket.socket:
+    def after_fork(self) -> None:
+        """Whoever used it before the fork finds it ended; the parent does not notice."""
+        self.usable = False
+        if self._socket is not None and self._socket.fileno() >= 0:
+            forks.cut_off(self._socket.fileno())
+
+    @property
+    def _connected(self) -> socket.socket:
+        assert self._socket is not None, "the constructor has opened it, or raised"
+        return self._socket
+
+    def _open(self, context: ssl.SSLContext | None) -> None:
         settings = self._settings
         try:
-            plain = socket.create_connection((settings.host, settings.port), timeout=self._opening_seconds)
-            try:
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if context is None:
-                    return plain
+            endpoints = addresses(settings.host, settings.port, self._opening_deadline)
+        except TimeoutError:
+            raise failures.no_name(settings, self._opening_seconds) from None
+        except (OSError, ValueError) as error:
+            raise failures.cannot_open(settings, error) from error
+        try:
+            plain = self._connect(endpoints)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if context is not None:
                 plain.settimeout(_remaining(self._opening_deadline))
-                return context.wrap_socket(plain, server_hostname=settings.host)
-            except BaseException:
-                plain.close()
-                raise
+                encrypted = self._socket = context.wrap_socket(
+                    plain, server_hostname=settings.host, do_handshake_on_connect=False
+                )
+                encrypted.do_handshake()
         except TimeoutError:
             raise failures.no_handshake(settings, self._opening_seconds) from None
         except (OSError, ValueError) as error:
             raise failures.cannot_open(settings, error) from error
+
+    def _connect(self, endpoints: list[Endpoint]) -> socket.socket:
+        """A connection to the first address that takes one; each has an equal share of the time that is left.
+
+        Raises TimeoutError or OSError, as the last address has it.
+        """
+        for left in range(len(endpoints), 0, -1):
+            family, address = endpoints[-left]
+            try:
+                plain = self._socket = socket.socket(family, socket.SOCK_STREAM)
+                plain.settimeout(_remaining(self._opening_deadline) / left)
+                plain.connect(address)
+            except OSError:
+                self.close()
+                if left == 1:
+                    raise
+            else:
+                return plain
+        raise AssertionError("a look-up finds an address, or raises")
 
     def _transmit(self, request: bytes, deadline: float) -> None:
         """Send `request`, behind the greeting if that has not gone out.
@@ -119,8 +160,8 @@ class Connection:
         sent = 0
         try:
             while sent < len(data):
-                self._socket.settimeout(self._patience(deadline))
-                sent += self._socket.send(data[sent:])
+                self._connected.settimeout(self._patience(deadline))
+                sent += self._connected.send(data[sent:])
                 self._sent_bytes = max(sent - greeting_bytes, 0)
         except TimeoutError:
             raise
@@ -132,9 +173,9 @@ class Connection:
         while not outcome.done():
             error: OSError | None = None
             data = b""
-            self._socket.settimeout(self._patience(deadline))
+            self._connected.settimeout(self._patience(deadline))
             try:
-                data = self._socket.recv(READ_BYTES)
+                data = self._connected.recv(READ_BYTES)
             except TimeoutError:
                 raise
             except OSError as reason:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
-from kvsd.client import calls
+from kvsd.client import calls, numbers
 from kvsd.client.batch import Batch
 from kvsd.client.calls import HERE, Call, Place
 from kvsd.client.ranges import Range, range_of
@@ -45,13 +45,17 @@ class Table:
         ttl: Duration | None = None,
         if_version: int | None = None,
         if_absent: bool = False,
-    ) -> None:
+    ) -> int | None:
         """Store `value` under `key`. Under the server's default settings it is on disk when this returns.
 
         With `ttl`, seconds or a timedelta, the key is gone after so long; without, an earlier expiry is taken away.
+
+        With `ttl`, `if_version` or `if_absent` the result is the version that was made, to go on from. A set without
+        them is the message that every server knows, whose answer has no room for it: None. So it is from a server that
+        is too old to tell.
         """
         call = calls.set_(key, value, ttl=ttl, if_version=if_version, if_absent=if_absent, place=self._place)
-        self.run(call)
+        return self.run(call)
 
     def delete(self, key: KeyLike, *, if_version: int | None = None) -> bytes | None:
         """Remove `key`; the value that it had, None where it was absent."""
@@ -85,7 +89,7 @@ class Table:
 
     def decr(self, key: KeyLike, amount: int = 1) -> int:
         """Subtract, as `incr` adds."""
-        return self.run(calls.increment(key, -amount, self._place))
+        return self.run(calls.decrement(key, amount, self._place))
 
     def append(self, key: KeyLike, suffix: ValueLike) -> int:
         """Put `suffix` behind the value of `key`, or store it; the new length in bytes."""
@@ -137,6 +141,7 @@ class Table:
             yield key
 
     def _pages(self, keys: Range, limit: int | None, *, values: bool) -> Iterator[tuple[Key, Value | None]]:
+        limit = numbers.limit(limit)
         rest: Key | None = keys.start
         while rest is not None and (limit is None or limit > 0):
             size = calls.PAGE_KEYS if limit is None else min(limit, calls.PAGE_KEYS)
@@ -147,15 +152,17 @@ class Table:
 
     def get_many(self, keys: Iterable[KeyLike]) -> list[bytes | None]:
         """The values of `keys` in their order, None for those that are absent; no snapshot, but pipelined."""
-        return self.run_all([calls.get(key, self._place) for key in keys])
+        return list(self.run_all(calls.get(key, self._place) for key in keys))
 
     def set_many(self, items: Mapping[str, ValueLike] | Mapping[bytes, ValueLike]) -> None:
         """Store all of `items`, pipelined; each for itself, so an error may leave some of them stored."""
-        self.run_all([calls.set_(key, value, place=self._place) for key, value in items.items()])
+        batch = (calls.set_(key, value, place=self._place) for key, value in items.items())
+        for _ in self.run_all(batch):
+            pass
 
     @abstractmethod
-    def run_all(self, batch: list[Call[R]]) -> list[R]:
-        """Carry all of `batch` out, pipelined."""
+    def run_all(self, batch: Iterable[Call[R]]) -> Iterator[R]:
+        """Carry all of `batch` out, pipelined, a part at a time; each part has the time of a call."""
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:

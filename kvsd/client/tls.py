@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def client_context(settings: ConnectSettings) -> ssl.SSLContext | None:
     """TLS 1.2 or newer, chain and host name verified by RFC 5280's rules; None where TLS is off.
 
+    The name must be among the certificate's subject alternative names: a common name says nothing (RFC 9525).
+
     With `ca` only the certificates in that file are trusted, which may be a server's own, else the system's
     authorities. `insecure` verifies nothing: whoever sits on the path can read and change everything.
 
@@ -27,6 +29,7 @@ def client_context(settings: ConnectSettings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False
     if settings.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

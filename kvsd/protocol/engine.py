@@ -93,6 +93,8 @@ class Entry:
 class Store:
     """A set with its conditions; answered by Success(None), or Mismatch.
 
+    Where the session has the feature `versions`, a Number comes in place of the Success: the version that was made.
+
     `ttl_ms` counts from the server's clock when it arrives. `if_version` 0: the key must be absent.
     """
 

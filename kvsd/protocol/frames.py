@@ -119,10 +119,15 @@ def string_frame(text: str) -> bytes:
 
 
 def key_frame(key: bytes) -> bytes:
-    """The frame of a key: String where the key is UTF-8 without CR and LF, else Bytes."""
-    if b"\r" in key or b"\n" in key or not is_utf8(key):
+    """The frame of a key: String where it can be one, else Bytes."""
+    if not fits_string(key):
         return b"$%d\r\n%b\r\n" % (len(key), key)
     return b"+%b\r\n" % key
+
+
+def fits_string(key: bytes) -> bool:
+    """Whether a String frame can carry `key`: UTF-8 without the pair CR LF. A CR or LF alone ends nothing."""
+    return b"\r\n" not in key and is_utf8(key)
 
 
 def is_utf8(data: bytes) -> bool:

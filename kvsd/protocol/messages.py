@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PROTOCOL_VERSION = 1
 """What Hello and Welcome name today."""
 
+VERSIONS: Final = "versions"
+"""The feature of answering Store with the version that it made, as a Number."""
+
 MAX_FAIL_CODE_BYTES = 64
 MAX_FAIL_MESSAGE_BYTES = 1_024
 

@@ -28,7 +28,7 @@ from kvsd.protocol import engine, messages
 from kvsd.protocol.administration import AdministrationRequest
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
 from kvsd.protocol.frames import Time
-from kvsd.protocol.messages import Message, encode, encode_success
+from kvsd.protocol.messages import VERSIONS, Message, encode, encode_success
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
@@ -41,6 +41,9 @@ from kvsd.table.budget import Budget, out_of_memory
 from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation
 
 READ_BUFFER_BYTES: Final = 256 << 10
+
+_FEATURES: Final = frozenset((VERSIONS,))
+"""What a Hello can ask for."""
 
 _LINGER_SECONDS: Final = 1.0
 """After a fatal error what still arrives is thrown away for so long: closing at once could destroy the Fail that
@@ -83,6 +86,7 @@ class Session(Connection):
         self._replies = Replies(services.budget, self._progressed)
         self._principal: Principal | None = None
         self._table = DEFAULT_TABLE
+        self._features: frozenset[str] = frozenset()
         self._mailbox: Mailbox | KvsdError
         self._transport: asyncio.Transport
         self._errand: asyncio.Task[None] | None = None
@@ -279,7 +283,9 @@ class Session(Connection):
         if not isinstance(message, TableRequest):
             return message
         try:
-            operation = operation_of(message, self._services.limits, time.time_ns() // 1000)
+            operation = operation_of(
+                message, self._services.limits, time.time_ns() // 1000, versions=VERSIONS in self._features
+            )
         except RequestError as error:
             return Refused(error)
         return _Asked(self._mailbox_of(message.namespace, message.table), operation, value_bytes_of(message))
@@ -307,8 +313,10 @@ class Session(Connection):
                 self._replies.fail(message.error)
             case messages.Ping():
                 self._replies.say(encode(messages.Ping(message.client_time, Time(time.time_ns()))))
-            case messages.Hello():
-                self._replies.say(encode(messages.Welcome(min(message.version, messages.PROTOCOL_VERSION), ())))
+            case messages.Hello(version, features):
+                self._features = _FEATURES.intersection(features)
+                version = min(version, messages.PROTOCOL_VERSION)
+                self._replies.say(encode(messages.Welcome(version, tuple(sorted(self._features)))))
             case engine.Use(namespace, table):
                 error = self._use(TableName(namespace, table))
                 if error is None:

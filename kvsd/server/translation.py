@@ -38,8 +38,8 @@ TableRequest: TypeAlias = (
 )
 
 
-def operation_of(message: TableRequest, limits: Limits, now_us: int) -> Operation:
-    """What `message` asks of its table, with times counted from `now_us`.
+def operation_of(message: TableRequest, limits: Limits, now_us: int, *, versions: bool = False) -> Operation:
+    """What `message` asks of its table, with times counted from `now_us`; `versions` is the feature of that name.
 
     Raises InvalidKey, InvalidValue or UnexpectedMessage where it asks for what there is not.
     """
@@ -49,7 +49,7 @@ def operation_of(message: TableRequest, limits: Limits, now_us: int) -> Operatio
         case engine.Fetch(_, _, key):
             return request.Fetch(key)
         case engine.Store():
-            return _set(message, now_us)
+            return _set(message, now_us, versions=versions)
         case engine.Remove(_, _, key, if_version):
             return request.Delete(key, if_version)
         case engine.Update(_, _, key, function, argument):
@@ -106,9 +106,9 @@ def encode_result(result: Result) -> bytes:
             assert_never(result)
 
 
-def _set(message: engine.Store, now_us: int) -> request.Set:
+def _set(message: engine.Store, now_us: int, *, versions: bool = False) -> request.Set:
     expires_us = 0 if message.ttl_ms is None else _expiry(message.ttl_ms, now_us)
-    return request.Set(message.key, message.value, expires_us, message.if_version)
+    return request.Set(message.key, message.value, expires_us, message.if_version, versions)
 
 
 def _step(step: engine.Step, now_us: int) -> request.Set | request.Delete | request.Check:

@@ -195,9 +195,9 @@ class Operations:
             conflict = self._conflict(operation.key, operation.if_version, request)
             if conflict is not None:
                 return conflict
-        self._store.set(operation.key, operation.value, operation.expires_us)
+        version = self._store.set(operation.key, operation.value, operation.expires_us)
         request.group = self._store.group
-        return None
+        return version if operation.tells_version else None
 
     def _delete(self, operation: Delete, request: Request) -> Result:
         """A damaged value does not keep its key from being deleted; the result says both then."""

@@ -37,7 +37,7 @@ class Fetch:
 
 @frozen
 class Set:
-    """Store the value; the result is None.
+    """Store the value; the result is None, or the version that was made where `tells_version` says so.
 
     `expires_us` is absolute, in microseconds since 1970; 0 never. With `if_version` the key must have that version,
     or be ABSENT: else the result is a Conflict, and nothing has happened.
@@ -47,6 +47,7 @@ class Set:
     value: Value = field(repr=False)
     expires_us: int = 0
     if_version: int | None = None
+    tells_version: bool = False
 
 
 @frozen

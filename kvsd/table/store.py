@@ -203,11 +203,11 @@ class Store:
 
     # Writes
 
-    def set(self, key: Key, value: Value, expires_us: int = 0) -> None:
-        """Stage a write of `value` in the current group."""
+    def set(self, key: Key, value: Value, expires_us: int = 0) -> int:
+        """Stage a write of `value` in the current group; returns the version that the key has then."""
         if self._expiries.ever:
             self._log_expiry(key)
-        self._stage_set(key, value, expires_us)
+        return self._stage_set(key, value, expires_us)
 
     def delete(self, key: Key) -> None:
         """Stage a tombstone in the current group; the caller has made sure that there is something to delete."""
@@ -242,7 +242,7 @@ class Store:
         if self._has_expired(key):
             self._stage_tombstone(Kind.EXPIRED, key)
 
-    def _stage_set(self, key: Key, value: Value, expires_us: int, batch_index: int = 0, batch_count: int = 1) -> None:
+    def _stage_set(self, key: Key, value: Value, expires_us: int, batch_index: int = 0, batch_count: int = 1) -> int:
         seq, position = self.log.stage(
             Kind.SET, key, value, self._newest_seq(key), expires_us, batch_index, batch_count
         )
@@ -251,6 +251,7 @@ class Store:
             location |= index.EXPIRES
             self._expiries.ever = True
         self._add(key, Pending(self.group, location, value, expires_us, self.log.last_timestamp_us))
+        return seq
 
     def _stage_tombstone(self, kind: Kind, key: Key, batch_index: int = 0, batch_count: int = 1) -> None:
         seq, position = self.log.stage(kind, key, b"", self._newest_seq(key), 0, batch_index, batch_count)

@@ -13,9 +13,10 @@ import pytest
 from kvsd.aio import Client, connect
 from kvsd.client import aio_connection, calls
 from kvsd.client.aio_connection import Connection
+from kvsd.client.conversation import Acquaintance
 from kvsd.client.settings import ConnectSettings
 from kvsd.client.tls import client_context
-from kvsd.errors import AuthenticationError, ConnectionLost, ProtocolError, Timeout
+from kvsd.errors import AuthenticationError, ClientUnusable, ConnectionLost, ProtocolError, Timeout
 from kvsd.protocol.messages import Success, encode
 
 from .fake import NULL, VECTORS, EchoServer, FakeServer, Peer, replay
@@ -40,6 +41,10 @@ async def _nothing_is_left() -> object:
         while asyncio.all_tasks() - before - {asyncio.current_task()}:
             await asyncio.sleep(0)
     assert complaints == []
+
+
+async def open_connection(settings: ConnectSettings) -> Connection:
+    return await Connection.open(settings, Acquaintance(), client_context(settings))
 
 
 async def turns(count: int) -> None:
@@ -67,7 +72,7 @@ async def test_requests_of_one_turn_of_the_loop_leave_in_one_write(context: Cont
         peer.wait_for_end()
 
     with FakeServer(script, context=context) as server:
-        connection = await Connection.open(settings(server.port), client_context(settings(server.port)))
+        connection = await open_connection(settings(server.port))
         results = await asyncio.gather(*(connection.run(calls.get("hello")) for _ in range(3)))
         await connection.close()
     assert results == [b"rust"] * 3
@@ -177,7 +182,7 @@ async def test_a_malformed_reply_is_told_to_its_caller_and_a_loss_to_those_behin
 async def test_a_write_that_never_left_is_sent_on_another_connection(settings: Settings, context: Context) -> None:
     with FakeServer(replay([], []), replay([SET], [NULL]), context=context) as server:
         async with asyncio.timeout(10), Client(settings(server.port)) as client:
-            connection = client._connection = await Connection.open(client._settings, client._context)
+            connection = client._connection = await Connection.open(client._settings, client._server, client._context)
             call = asyncio.create_task(client.set("hello", "rust"))
             # In the same turn of the loop, so before the collected requests are written.
             end = asyncio.create_task(connection.abort())
@@ -238,7 +243,7 @@ async def test_a_silent_connection_gets_no_more_calls_and_keeps_those_it_has(
 
     with FakeServer(stuck, replay([GET], [RUST]), context=context) as server:
         async with asyncio.timeout(10), Client(settings(server.port, timeout_seconds=0.15)) as client:
-            first = client._connection = await Connection.open(client._settings, client._context)
+            first = client._connection = await Connection.open(client._settings, client._server, client._context)
             with pytest.raises(Timeout, match="no reply"):
                 await client.get("hello")
             late = asyncio.create_task(first.run(calls.set_("hello", "rust")))
@@ -255,7 +260,7 @@ async def test_a_retired_connection_ends_in_time_whatever_the_server_does(settin
 
     with FakeServer(stuck, context=context) as server:
         async with asyncio.timeout(10):
-            connection = await Connection.open(settings(server.port), client_context(settings(server.port)))
+            connection = await open_connection(settings(server.port))
             connection.retire(0.01)
             with pytest.raises(ConnectionLost, match="was silent"):
                 await connection.run(calls.set_("hello", "rust"))
@@ -269,7 +274,7 @@ async def test_a_failure_and_a_cancellation_in_one_turn_leave_no_complaint(
 ) -> None:
     with FakeServer(replay([GET], [b""]), context=context) as server:
         async with asyncio.timeout(10):
-            connection = await Connection.open(settings(server.port), client_context(settings(server.port)))
+            connection = await open_connection(settings(server.port))
             call = asyncio.create_task(connection.run(calls.get("hello")))
             await turns(3)
             connection._conversation.end(None)
@@ -353,7 +358,7 @@ async def test_connect_can_be_awaited_and_entered(settings: Settings, context: C
         async with connect(ca=ca, **given) as client:
             assert await client.get("abc") == b"cba"
             assert await client.ping() > 0
-        with pytest.raises(ConnectionLost, match="is closed"):
+        with pytest.raises(ClientUnusable, match="is closed"):
             await client.get("abc")
 
 

@@ -13,7 +13,10 @@ from kvsd.client.settings import ConnectSettings
 from kvsd.errors import (
     AuthenticationError,
     Busy,
+    CannotConnect,
+    ClientUnusable,
     ConnectionLost,
+    ConnectionRefused,
     InvalidValue,
     KvsdError,
     ProtocolError,
@@ -22,7 +25,7 @@ from kvsd.errors import (
     Timeout,
     UnexpectedMessage,
 )
-from kvsd.protocol.messages import Fail, Ping, Success, encode
+from kvsd.protocol.messages import Fail, Ping, Success, Welcome, encode
 
 from .fake import LOGIN, NULL, SHELLS, VECTORS, WELCOME, FakeServer, Peer, Script, replay
 
@@ -357,27 +360,27 @@ def test_a_server_that_never_answers_the_login_may_be_full(shell: type, context:
 def test_nobody_listening_is_reported_at_once_with_what_to_do(shell: type, settings: Settings, free_port: int) -> None:
     with (
         shell(settings(free_port)) as client,
-        pytest.raises(ConnectionLost, match="is `kvsd serve` running there") as caught,
+        pytest.raises(ConnectionRefused, match="is `kvsd serve` running there") as caught,
     ):
         client.get("hello")
     assert not caught.value.may_be_applied
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 70, "nul\0"])
-def test_a_host_that_cannot_be_resolved_is_a_lost_connection(shell: type, settings: Settings, host: str) -> None:
-    with shell(settings(1, host=host)) as client, pytest.raises(ConnectionLost, match="check the name"):
+def test_a_host_that_cannot_be_resolved_is_told(shell: type, settings: Settings, host: str) -> None:
+    with shell(settings(1, host=host)) as client, pytest.raises(CannotConnect, match="check the name"):
         client.get("hello")
 
 
 def test_a_closed_client_says_so(shell: type, settings: Settings) -> None:
     with shell(settings(1)) as client:
         client.close()
-        with pytest.raises(ConnectionLost, match="is closed"):
+        with pytest.raises(ClientUnusable, match="is closed"):
             client.get("hello")
 
 
 def test_a_key_that_is_no_text_travels_as_bytes(shell: type, context: Context, settings: Settings) -> None:
-    script = replay([b"*2\r\n#\x06$4\r\n\xff\r\n\x00\r\n"], [RUST])
+    script = replay([VECTORS["hello"], b"*2\r\n#\x06$4\r\n\xff\r\n\x00\r\n"], [encode(Welcome(1, ())), RUST])
     with FakeServer(script, context=context) as server, shell(settings(server.port)) as client:
         assert client.get(b"\xff\r\n\x00") == b"rust"
 

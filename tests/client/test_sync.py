@@ -13,7 +13,7 @@ import kvsd
 from kvsd.client.conversation import Conversation
 from kvsd.client.settings import ConnectSettings
 from kvsd.client.sync import Client
-from kvsd.errors import ConnectionLost, Timeout
+from kvsd.errors import ClientUnusable, Timeout
 from kvsd.protocol.messages import Success, encode
 
 from .fake import LOGIN, NULL, VECTORS, WELCOME, FakeServer, Peer, replay
@@ -147,7 +147,7 @@ def test_a_busy_connection_is_closed_after_its_call_when_the_client_was_closed(
         answer.set()
         assert call.result(10) == b"rust"
         assert ended.wait(10)
-        with pytest.raises(ConnectionLost, match="is closed"):
+        with pytest.raises(ClientUnusable, match="is closed"):
             client.get("hello")
 
 

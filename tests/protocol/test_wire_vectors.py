@@ -12,7 +12,7 @@ import pytest
 from kvsd.protocol import messages
 from kvsd.protocol.decoder import Decoder
 from kvsd.protocol.frames import Time
-from kvsd.protocol.messages import Authenticate, Delete, Fail, Get, Message, Ping, Set, Success, encode
+from kvsd.protocol.messages import Authenticate, Delete, Fail, Get, Hello, Message, Ping, Set, Success, encode
 
 TESTS = Path(__file__).parents[1]
 ROWS: list[dict[str, Any]] = json.loads((TESTS / "data" / "wire-vectors.json").read_text())
@@ -48,6 +48,8 @@ def meant(row: dict[str, Any]) -> list[Message]:
         case "Ping":
             names = ("client_time", "server_time")
             return [Ping(*(times.pop(0) if meaning[name] is not None else None for name in names))]
+        case "Hello":
+            return [Hello(meaning["version"], tuple(meaning["features"]))]
         case "three messages":
             return [Success(None), Success(b"1"), Success(b"1")]
         case other:
