@@ -19,10 +19,11 @@ from time import monotonic
 import pytest
 
 from kvsd.client import aio_connection, sync_connection
+from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.settings import ConnectSettings
 from kvsd.client.tls import client_context
 from kvsd.config import load
-from kvsd.errors import ConnectionLost
+from kvsd.errors import CannotConnect
 
 from .conftest import Start
 
@@ -184,13 +185,13 @@ def test_a_fault_has_tests_that_exist(fault: str) -> None:
 
 
 def open_blocking(settings: ConnectSettings) -> sync_connection.Connection:
-    return sync_connection.Connection(settings, client_context(settings), monotonic() + 10)
+    return sync_connection.Connection(settings, Acquaintance(settings), client_context(settings), monotonic() + 10)
 
 
 async def test_requests_leave_without_delay(start: Start) -> None:
     server = await start()
     settings = ConnectSettings(username="kvsduser", password="secret", port=server.port, ca=server.ca_path)
-    connection = await aio_connection.Connection.open(settings, client_context(settings))
+    connection = await aio_connection.Connection.open(settings, Acquaintance(settings), client_context(settings))
     sending = connection._transport.get_extra_info("socket")
     assert sending.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     await connection.close()
@@ -235,7 +236,7 @@ def test_the_client_names_the_server_that_it_was_told(
         answering = Thread(target=refuse)
         answering.start()
         settings = ConnectSettings(username="u", password="p", host="db.example", port=address[1])
-        with pytest.raises(ConnectionLost, match=r"db\.example"):
+        with pytest.raises(CannotConnect, match=r"db\.example"):
             open_blocking(settings)
         answering.join(10)
     assert names == ["db.example"]

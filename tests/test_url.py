@@ -74,7 +74,7 @@ def test_an_address_means_its_parts(text: str, url: Url) -> None:
         ("kvsd://db/a/b/c", "the path in the address"),
         (f"kvsd://db/a/{'b' * 65}", "the path in the address"),
         ("kvsd://db/../b", "the path in the address"),
-        ("kvsd://db?user=x", "ca, insecure, disable_tls, timeout at most once"),
+        ("kvsd://db?user=x", "ca, insecure, disable_tls, timeout, wait at most once"),
         ("kvsd://db?insecure", "key=value"),
         ("kvsd://db?timeout=1&timeout=2", "at most once"),
         ("kvsd://db?timeout=0", "the timeout in the address must be a number of seconds"),

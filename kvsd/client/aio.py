@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Generator, Iterable
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from kvsd.client import calls, failures, forks
+from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.aio_connection import Connection
 from kvsd.client.aio_table import Table
 from kvsd.client.calls import Call, Place
-from kvsd.client.conversation import Acquaintance
 from kvsd.client.parts import parts
 from kvsd.client.retries import Retries
 from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve
@@ -119,7 +119,7 @@ class Client(Table):
         super().__init__()
         self._settings = settings
         self._context = client_context(settings)
-        self._server = Acquaintance()
+        self._server = Acquaintance(settings)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_forked = False
         self._connection: Connection | None = None
@@ -194,6 +194,7 @@ class Client(Table):
     async def run(self, call: Call[R]) -> R:
         """Carry `call` out, again where that may help."""
         loop = self._own_loop()
+        self._server.check(call)
         started = loop.time()
         deadline = started + self._settings.timeout_seconds
         retries = Retries(idempotent=call.idempotent)

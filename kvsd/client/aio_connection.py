@@ -11,9 +11,10 @@ import ssl
 from typing import Self, TypeVar, cast
 
 from kvsd.client import failures, forks
+from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.aio_opening import connect_first, resolve
 from kvsd.client.calls import Call, authenticate
-from kvsd.client.conversation import Acquaintance, Conversation
+from kvsd.client.conversation import Conversation
 from kvsd.client.readable import is_readable
 from kvsd.client.settings import ConnectSettings
 from kvsd.client.turns import Turns

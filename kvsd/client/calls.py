@@ -221,6 +221,11 @@ def value_bytes(call: Call[R]) -> int:
             return 0
 
 
+def most_demanding(batch: Sequence[Call[R]]) -> Call[R]:
+    """One of `batch` for which all is prepared where it is for this one; they are for the same table."""
+    return next((call for call in batch if call.engine), batch[0])
+
+
 def clock() -> Call[datetime]:
     """Answered with the server's time: what a key has left must not depend on the clock of this machine."""
     return Call(Ping(None, None), _read_clock, idempotent=True, placed=False)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from time import monotonic, perf_counter
-from typing import Any, Final, Generic, Protocol, TypeVar
+from time import perf_counter
+from typing import Any, Generic, Protocol, TypeVar
 
 from kvsd.client import calls, failures
+from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.calls import Call
 from kvsd.client.settings import ConnectSettings
 from kvsd.errors import (
@@ -28,7 +29,7 @@ from kvsd.errors import (
 )
 from kvsd.protocol import engine
 from kvsd.protocol.decoder import Decoder, Limits, Refused
-from kvsd.protocol.messages import Delete, Fail, Get, Message, Set, encode
+from kvsd.protocol.messages import Fail, Message, encode
 from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES
 
 R = TypeVar("R")
@@ -38,12 +39,6 @@ REPLY_LIMITS = Limits.of(key_bytes=MAX_KEY_BYTES, value_bytes=LARGEST_VALUE_BYTE
 """What any server may have stored; memory is taken only as the bytes arrive."""
 
 TLS_ALERT = 0x15
-
-PLAIN_SECONDS: Final = 60.0
-"""How long a server counts as plain: another program may be started in its place."""
-
-CLOSES_IN_ANSWER: Final = 2
-"""After so many in a row it is the server's answer to Hello; one may be a restart."""
 
 
 class Waiter(Protocol[R_contra]):
@@ -76,36 +71,6 @@ class Outcome(Generic[R]):
         if self._error is not None:
             raise self._error
         return self._result
-
-
-class Acquaintance:
-    """What a client has learnt of its server: one for all of its connections."""
-
-    __slots__ = ("_closes", "_plain_until")
-
-    def __init__(self) -> None:
-        self._closes = 0
-        self._plain_until = 0.0
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is known not to understand Hello."""
-        return monotonic() < self._plain_until
-
-    def answered(self) -> None:
-        """With a Welcome."""
-        self._closes = 0
-
-    def refused(self) -> None:
-        """With UNEXPECTED_MESSAGE, as a server does that knows of unknown messages."""
-        self._plain_until = monotonic() + PLAIN_SECONDS
-
-    def closed(self) -> None:
-        """As the Rust program does: it ends the connection without a word."""
-        self._closes += 1
-        if self._closes >= CLOSES_IN_ANSWER:
-            self._closes = 0
-            self.refused()
 
 
 class Conversation:
@@ -144,14 +109,9 @@ class Conversation:
         return (self._welcomed or not call.engine) and (self._in_place or not call.placed)
 
     def preparations(self, call: Call[R]) -> Iterator[Call[None]]:
-        """What must be asked, each with success and with nothing else under way, before `call` is sent.
-
-        Raises UnexpectedMessage or InvalidKey where the server is known to be too plain for `call`.
-        """
+        """What must be asked, each with success and with nothing else under way, before `call` is sent."""
         use = call.placed and not self._in_place
         if (call.engine or use) and not self._welcomed:
-            if self._server.is_plain:
-                raise self._beyond_plain(call)
             self._greets = True
             yield calls.hello()
             self._greets = False
@@ -168,19 +128,14 @@ class Conversation:
         match error:
             case UnexpectedMessage():
                 self._server.refused()
-                return self._beyond_plain(call)
+                return self._server.beyond(call)
             case ConnectionLost() if greets and self._authenticated:
                 self._server.closed()
-                return self._beyond_plain(call) if self._server.is_plain else failures.unsent(error)
+                return self._server.beyond(call) if self._server.is_plain else failures.unsent(error)
             case ConnectionLost() | Timeout():
                 return failures.unsent(error)
             case _:
                 return error
-
-    def _beyond_plain(self, call: Call[R]) -> KvsdError:
-        if self._settings.place is None and isinstance(call.message, Get | Set | Delete):
-            return failures.key_for_no_plain_server(self._settings)
-        return failures.plain_server(self._settings)
 
     def send(self, call: Call[R], waiter: Waiter[R]) -> bytes:
         """The bytes to send for `call`; its reply will settle `waiter`.

@@ -15,8 +15,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from kvsd.client import calls
+from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.calls import Call, Place
-from kvsd.client.conversation import Acquaintance, Outcome
+from kvsd.client.conversation import Outcome
 from kvsd.client.parts import parts
 from kvsd.client.pool import Pool
 from kvsd.client.retries import Retries
@@ -119,7 +120,8 @@ class Client(Table):
             raise ConfigError(f"pool_size is {pool_size}; it takes a whole number, 1 or more")
         self._settings = settings
         self._timeout_seconds = settings.timeout_seconds
-        context, server = client_context(settings), Acquaintance()
+        self._server = server = Acquaintance(settings)
+        context = client_context(settings)
         self._pool = Pool(settings, pool_size, lambda deadline: Connection(settings, server, context, deadline))
 
     def table(self, table: str, *, namespace: str | None = None) -> Table:
@@ -160,10 +162,12 @@ class Client(Table):
         self.close()
 
     def run(self, call: Call[R]) -> R:
+        self._server.check(call)
         return self._try(lambda connection, deadline: connection.run(call, deadline), idempotent=call.idempotent)
 
     def run_all(self, batch: Iterable[Call[R]]) -> Iterator[R]:
         for part in parts(batch, PIPELINED_CALLS):
+            self._server.check(calls.most_demanding(part))
             outcomes = self._try(partial(_run_part, part), idempotent=part[0].idempotent)
             for call, outcome in zip(part, outcomes, strict=True):
                 try:

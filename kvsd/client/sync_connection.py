@@ -13,9 +13,10 @@ from time import monotonic
 from typing import TypeVar
 
 from kvsd.client import failures, forks
+from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.addresses import Endpoint, addresses
-from kvsd.client.calls import Call, authenticate
-from kvsd.client.conversation import Acquaintance, Conversation, Outcome
+from kvsd.client.calls import Call, authenticate, most_demanding
+from kvsd.client.conversation import Conversation, Outcome
 from kvsd.client.readable import is_readable
 from kvsd.client.settings import ConnectSettings
 from kvsd.errors import KvsdError
@@ -62,11 +63,12 @@ class Connection:
 
     def run_all(self, deadline: float, calls: Sequence[Call[R]]) -> list[Outcome[R]]:
         """The same for several calls, sent at once; what the server answered to each is in its Outcome."""
+        demanding = most_demanding(calls)
         try:
-            for first in self._conversation.preparations(calls[0]):
+            for first in self._conversation.preparations(demanding):
                 self._exchange([first], deadline)[0].result()
         except KvsdError as error:
-            raise self._conversation.unprepared(calls[0], error) from error.__cause__
+            raise self._conversation.unprepared(demanding, error) from error.__cause__
         return self._exchange(calls, deadline)
 
     def _exchange(self, calls: Sequence[Call[R]], deadline: float) -> list[Outcome[R]]:

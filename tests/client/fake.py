@@ -23,7 +23,7 @@ import uvloop
 from kvsd.client import aio, sync
 from kvsd.client.settings import ConnectSettings
 from kvsd.protocol.decoder import Decoder
-from kvsd.protocol.messages import Authenticate, Delete, Get, Ping, Set, Success, encode
+from kvsd.protocol.messages import Authenticate, Delete, Get, Hello, Message, Ping, Set, Success, encode
 
 PATIENCE_SECONDS = 10.0
 
@@ -150,6 +150,45 @@ def replay(requests: Sequence[bytes], replies: Sequence[bytes], piece_bytes: int
     return script
 
 
+class RustServer:
+    """As a script: the Rust program with a table in memory.
+
+    It ends a connection, without a word, at what it does not know: types above 7, keys in other than String frames.
+    """
+
+    def __init__(self) -> None:
+        self.table: dict[bytes, bytes] = {}
+        self.hellos = 0
+
+    def __call__(self, peer: Peer) -> None:
+        peer.log_in()
+        decoder = Decoder()
+        with suppress(ConnectionError, ssl.SSLError):
+            while data := peer.socket.recv(65_536):
+                if b"#\x06$" in data or b"#\x05$" in data or b"#\x07$" in data:
+                    return
+                decoder.feed(data)
+                while (request := decoder.next_message()) is not None:
+                    if isinstance(request, Hello):
+                        self.hellos += 1
+                        return
+                    peer.send(encode(self._answer(request)))
+
+    def _answer(self, request: object) -> Message:
+        match request:
+            case Set(key, value):
+                self.table[key] = value
+                return Success(None)
+            case Get(key):
+                return Success(self.table.get(key))
+            case Delete(key):
+                return Success(self.table.pop(key, None))
+            case Ping(client_time, _):
+                return Ping(client_time, client_time)
+            case _:
+                raise AssertionError(f"a client sends {request!r} to a plain server")
+
+
 class AioShell:
     """The asyncio client behind the blocking one's interface."""
 
@@ -172,6 +211,10 @@ class AioShell:
     def delete(self, key: str | bytes) -> bytes | None:
         return self._runner.run(self._client.delete(key))
 
+    def do(self, name: str, *arguments: object, **named: object) -> object:
+        """Any other call."""
+        return self._runner.run(getattr(self._client, name)(*arguments, **named))
+
     def ping(self) -> float:
         return self._runner.run(self._client.ping())
 
@@ -192,7 +235,14 @@ class UvloopShell(AioShell):
     loop_factory = uvloop.new_event_loop
 
 
-SHELLS = {"sync": sync.Client, "aio": AioShell, "uvloop": UvloopShell}
+class SyncShell(sync.Client):
+    """The blocking client."""
+
+    def do(self, name: str, *arguments: object, **named: object) -> object:
+        return getattr(self, name)(*arguments, **named)
+
+
+SHELLS = {"sync": SyncShell, "aio": AioShell, "uvloop": UvloopShell}
 
 
 class EchoServer:

@@ -12,8 +12,8 @@ import pytest
 
 from kvsd.aio import Client, connect
 from kvsd.client import aio_connection, calls
+from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.aio_connection import Connection
-from kvsd.client.conversation import Acquaintance
 from kvsd.client.settings import ConnectSettings
 from kvsd.client.tls import client_context
 from kvsd.errors import AuthenticationError, ClientUnusable, ConnectionLost, ProtocolError, Timeout
@@ -44,7 +44,7 @@ async def _nothing_is_left() -> object:
 
 
 async def open_connection(settings: ConnectSettings) -> Connection:
-    return await Connection.open(settings, Acquaintance(), client_context(settings))
+    return await Connection.open(settings, Acquaintance(settings), client_context(settings))
 
 
 async def turns(count: int) -> None:

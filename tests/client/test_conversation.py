@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kvsd.client import calls, conversation
+from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.calls import Call
-from kvsd.client.conversation import Acquaintance, Conversation, Outcome
+from kvsd.client.conversation import Conversation, Outcome
 from kvsd.client.settings import ConnectSettings
 from kvsd.errors import AuthenticationError, Busy, ConnectionLost, InvalidValue, KvsdError, ProtocolError
 from kvsd.protocol.decoder import Limits
@@ -18,7 +19,7 @@ SETTINGS = ConnectSettings(username="kvsduser", password="secret")
 
 
 def opened() -> Conversation:
-    talk = Conversation(SETTINGS, Acquaintance())
+    talk = Conversation(SETTINGS, Acquaintance(SETTINGS))
     assert talk.send(calls.authenticate("kvsduser", "secret"), Outcome()) == LOGIN
     talk.receive(WELCOME)
     return talk
@@ -51,7 +52,7 @@ def test_the_reply_of_a_call_that_nobody_waits_for_is_dropped_in_its_turn() -> N
 
 
 def test_any_refusal_of_the_login_is_the_end_even_one_that_a_request_would_survive() -> None:
-    talk = Conversation(SETTINGS, Acquaintance())
+    talk = Conversation(SETTINGS, Acquaintance(SETTINGS))
     welcome = asked(talk, calls.authenticate("kvsduser", "secret"))
     with pytest.raises(Busy):
         talk.receive(encode(Fail("BUSY", "")))
@@ -60,7 +61,7 @@ def test_any_refusal_of_the_login_is_the_end_even_one_that_a_request_would_survi
 
 
 def test_a_reason_that_the_server_gives_for_refusing_a_login_is_passed_on() -> None:
-    talk = Conversation(SETTINGS, Acquaintance())
+    talk = Conversation(SETTINGS, Acquaintance(SETTINGS))
     asked(talk, calls.authenticate("kvsduser", "secret"))
     with pytest.raises(AuthenticationError, match="too late"):
         talk.receive(encode(Fail("UNAUTHENTICATED", "too late")))
@@ -93,7 +94,7 @@ def test_only_calls_that_left_may_have_been_applied() -> None:
 
 
 def test_nothing_was_applied_where_the_login_was_not_answered() -> None:
-    talk = Conversation(SETTINGS, Acquaintance())
+    talk = Conversation(SETTINGS, Acquaintance(SETTINGS))
     welcome = asked(talk, calls.authenticate("kvsduser", "secret"))
     talk.end(ConnectionResetError(104, "Connection reset by peer"))
     with pytest.raises(ConnectionLost, match="Connection reset by peer") as lost:

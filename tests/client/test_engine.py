@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from kvsd import Entry, aio, connect
-from kvsd.client import sync
+from kvsd.client import calls, sync
 from kvsd.config import Config
 from kvsd.errors import Conflict, InvalidKey, InvalidValue, TableNotFound, UnexpectedMessage
-from kvsd.protocol.messages import Fail, Hello, encode
+from kvsd.protocol.messages import Fail, encode
 from kvsd.server import Server
 from kvsd.types import MAX_BATCH_STEPS
 
@@ -271,7 +271,7 @@ async def test_what_is_too_large_for_the_server_is_refused(config: Config) -> No
 def test_a_plain_server_gets_no_engine_message(shell: str, settings: Any, context: Any) -> None:
     def script(peer: Peer) -> None:
         peer.log_in()
-        peer.expect(encode(Hello(1, ())))
+        peer.expect(encode(calls.hello().message))
         peer.send(encode(Fail("UNEXPECTED_MESSAGE", "")))
 
     def count(port: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from kvsd.client import failures
 from kvsd.client.settings import ConnectSettings
 from kvsd.client.tls import client_context
-from kvsd.errors import ConfigError, ConnectionLost, KvsdError, Timeout
+from kvsd.errors import CannotConnect, CertificateError, ConfigError, ConnectionLost, KvsdError, Timeout
 from kvsd.protocol.messages import Fail, encode
 from kvsd.server import certificates
 
@@ -75,23 +75,23 @@ def test_an_unknown_authority_is_named_with_the_file_and_the_option(tmp_path: Pa
     (tmp_path / "other").mkdir()
     other, _ = make(tmp_path / "other")
     _, server = make(tmp_path)
-    with pytest.raises(ConnectionLost, match=rf"not signed by the CA file {other}; .*--ca FILE \(ca=\)"):
+    with pytest.raises(CertificateError, match=rf"not signed by the CA file {other}; .*--ca FILE \(ca=\)"):
         shake_hands(settings_for(other), server)
-    with pytest.raises(ConnectionLost, match="not signed by any authority that this system trusts"):
+    with pytest.raises(CertificateError, match="not signed by any authority that this system trusts"):
         shake_hands(settings_for(None), server)
 
 
 @pytest.mark.parametrize("host", ["elsewhere.test", "127.0.0.9"])
 def test_a_certificate_for_another_host_is_refused(tmp_path: Path, host: str) -> None:
     ca, server = make(tmp_path)
-    with pytest.raises(ConnectionLost, match=f"is not made out to {host}"):
+    with pytest.raises(CertificateError, match=f"is not made out to {host}"):
         shake_hands(settings_for(ca, host=host), server)
 
 
 @pytest.mark.parametrize(("days", "words"), [(-1000, "has expired"), (30, "is not valid yet")])
 def test_a_certificate_out_of_its_time_is_refused(tmp_path: Path, days: int, words: str) -> None:
     ca, server = make(tmp_path, now=datetime.now(UTC) + timedelta(days=days))
-    with pytest.raises(ConnectionLost, match=words):
+    with pytest.raises(CertificateError, match=words):
         shake_hands(settings_for(ca), server)
 
 
@@ -131,7 +131,7 @@ def test_nothing_is_sent_to_a_server_that_was_not_verified(shell: type, tmp_path
     met: list[Peer] = []
     with FakeServer(met.append, context=context) as server:
         error = tells(shell, settings_for(other, port=server.port))
-    assert isinstance(error, ConnectionLost)
+    assert isinstance(error, CertificateError)
     assert not error.may_be_applied
     assert "was not signed by" in str(error)
     assert server.connections == 1
@@ -145,7 +145,7 @@ def test_a_server_without_tls_is_told_from_one_that_is_not_trusted(
     ca, _ = make(tmp_path)
     with FakeServer(make_plain(answer)) as server:
         error = tells(shell, settings_for(ca, port=server.port))
-    assert isinstance(error, ConnectionLost)
+    assert type(error) is CannotConnect
     assert "--disable-tls (disable_tls=True)" in str(error)
 
 
@@ -169,7 +169,7 @@ def test_a_plain_client_at_a_tls_port_is_told_so(shell: type, answer: bytes) -> 
 
     with FakeServer(script) as server:
         error = tells(shell, settings_for(None, port=server.port, disable_tls=True))
-    assert isinstance(error, ConnectionLost)
+    assert isinstance(error, CannotConnect if answer else ConnectionLost)
     assert "speaks TLS" in str(error)
     assert "leave out --disable-tls" in str(error)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvsd import aio, connect
-from kvsd.errors import ConnectionLost, Timeout
+from kvsd.errors import CannotConnect, CertificateError, ConnectionLost, KvsdError, Timeout
 from kvsd.protocol.messages import Get, Set, Success
 from kvsd.server import Server, certificates
 from tests.conftest import Connect, Start
@@ -51,8 +51,10 @@ def write(request: pytest.FixtureRequest) -> Write:
     return write
 
 
-async def is_refused(server: Server, write: Write, words: str, **given: object) -> None:
-    with pytest.raises(ConnectionLost, match=words):
+async def is_refused(
+    server: Server, write: Write, words: str, error: type[KvsdError] = CertificateError, **given: object
+) -> None:
+    with pytest.raises(error, match=words):
         await write(server, **given)
     assert server.entries == 0
     await until(lambda: server.connections == 0, "the permit is not back")
@@ -88,7 +90,7 @@ async def test_an_expired_certificate_is_not_trusted(start: Start, write: Write,
 
 async def test_a_plain_client_of_a_tls_port_is_told_and_returns_its_permit(start: Start, write: Write) -> None:
     server = await start(max_tcp_connections=1)
-    await is_refused(server, write, "if it speaks TLS, leave out --disable-tls", disable_tls=True)
+    await is_refused(server, write, "if it speaks TLS, leave out --disable-tls", ConnectionLost, disable_tls=True)
     await write(server)
 
 
@@ -96,9 +98,8 @@ async def test_a_tls_client_of_a_plain_port_is_told_and_returns_its_permit(
     start: Start, write: Write, certificate_dir: Path, quick_linger: None
 ) -> None:
     server = await start(tls=False, max_tcp_connections=1)
-    await is_refused(
-        server, write, r"--disable-tls \(disable_tls=True\)", disable_tls=False, ca=certificate_dir / "ca.pem"
-    )
+    words = r"--disable-tls \(disable_tls=True\)"
+    await is_refused(server, write, words, CannotConnect, disable_tls=False, ca=certificate_dir / "ca.pem")
     await write(server)
 
 
