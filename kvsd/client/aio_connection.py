@@ -206,7 +206,8 @@ class Connection(asyncio.BufferedProtocol):
         """End the connection at once and wait until it is gone."""
         if self._transport is not None and not self.is_gone:
             self._transport.abort()
-            await asyncio.wait([self._lost])
+            # Not for ever: a signal handler may have raised where the loop told of the end.
+            await asyncio.wait([self._lost], timeout=GOODBYE_SECONDS)
 
     def after_fork(self) -> None:
         """Whatever the child's copy of the loop does with it, the parent does not notice."""
@@ -243,14 +244,16 @@ class Connection(asyncio.BufferedProtocol):
         self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        reason = self._reason or (exc if isinstance(exc, OSError) else None)
-        self._conversation.end(reason, unsent=len(self._outbox))
-        self._outbox.clear()
-        self._turns.grant_all()
-        self._make_room()
-        if self._retirement is not None:
-            self._retirement.cancel()
-        self._lost.set_result(None)
+        try:
+            reason = self._reason or (exc if isinstance(exc, OSError) else None)
+            self._conversation.end(reason, unsent=len(self._outbox))
+            self._outbox.clear()
+            self._turns.grant_all()
+            self._make_room()
+            if self._retirement is not None:
+                self._retirement.cancel()
+        finally:
+            self._lost.set_result(None)
 
     def _write(self, request: bytes) -> None:
         """Leave with all other requests of this turn of the loop in one write: one TLS record, one system call."""

@@ -64,7 +64,7 @@ class Pool:
             if len(leases) > self._size:
                 self._wait(lease, deadline)
             connection = self._take(deadline)
-            return action(connection, deadline)
+            result = action(connection, deadline)
         finally:
             # The first call of each block is certain to be made: signals are looked for behind calls.
             try:
@@ -76,6 +76,7 @@ class Pool:
             finally:
                 leases.pop(lease, None)
                 self._leave()
+        return result
 
     def close(self) -> None:
         """Close the idle connections, and each lent one when it comes back."""
