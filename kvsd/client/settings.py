@@ -59,13 +59,13 @@ class ConnectSettings:
         if not self.host:
             raise ConfigError("the host is empty; name the server, such as 127.0.0.1")
         if not (_is_number(self.port, int) and 1 <= self.port <= 65_535):
-            raise ConfigError(f"the port is {self.port!r}; it takes a whole number from 1 to 65535")
+            raise ConfigError(f"the port is {shown(self.port)}; it takes a whole number from 1 to 65535")
         for name in ("timeout_seconds", "connect_timeout_seconds", "wait_seconds"):
             seconds: float = getattr(self, name)
             least = 0 if name == "wait_seconds" else sys.float_info.min
             if not (_is_number(seconds, int | float) and least <= seconds <= LONGEST_SECONDS):
                 raise ConfigError(
-                    f"{name} is {seconds!r}; it takes a number of seconds above 0, or 0 to wait for nothing, "
+                    f"{name} is {shown(seconds)}; it takes a number of seconds above 0, or 0 to wait for nothing, "
                     f"up to {LONGEST_SECONDS}"
                 )
         for name in ("namespace", "table"):
@@ -149,6 +149,14 @@ def resolve(
         namespace=choose("namespace", namespace, given.namespace),
         table=choose("table", table, given.table),
     )
+
+
+def shown(value: object) -> str:
+    """`value` as an error tells it."""
+    try:
+        return repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        return f"an {type(value).__name__} of very many digits"
 
 
 def _is_number(value: object, kind: type | UnionType) -> bool:

@@ -21,7 +21,7 @@ from kvsd.client.conversation import Outcome
 from kvsd.client.parts import parts
 from kvsd.client.pool import Pool
 from kvsd.client.retries import Retries
-from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve
+from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve, shown
 from kvsd.client.sync_connection import Connection
 from kvsd.client.sync_table import Table
 from kvsd.client.tls import client_context
@@ -117,7 +117,7 @@ class Client(Table):
         """Raises ConfigError where the CA file or `pool_size` is unfit. Warning of `insecure` is up to the caller."""
         super().__init__()
         if isinstance(pool_size, bool) or not isinstance(pool_size, int) or pool_size < 1:
-            raise ConfigError(f"pool_size is {pool_size}; it takes a whole number, 1 or more")
+            raise ConfigError(f"pool_size is {shown(pool_size)}; it takes a whole number, 1 or more")
         self._settings = settings
         self._timeout_seconds = settings.timeout_seconds
         self._server = server = Acquaintance(settings)
