@@ -81,10 +81,13 @@ Script = Callable[[Peer], None]
 class FakeServer:
     """Runs the nth script on the nth connection, the last one on all further ones; raises what a script raised."""
 
-    def __init__(self, *scripts: Script, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *scripts: Script, context: ssl.SSLContext | None = None, listener: socket.socket | None = None
+    ) -> None:
         self._scripts = scripts
         self._context = context
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
+        self._listener.listen()
         self._thread = threading.Thread(target=self._serve)
         self._sessions: list[threading.Thread] = []
         self._errors: list[BaseException] = []

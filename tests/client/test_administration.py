@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +18,7 @@ from kvsd.errors import Conflict, InvalidValue, ProtocolError, TableNotFound, Ta
 from kvsd.protocol.administration import Report
 from kvsd.protocol.messages import Message, Success
 from kvsd.server import Server
+from kvsd.server.catalog import MAX_TABLES
 
 from .test_against_server import access, config, running
 from .test_engine import db
@@ -175,6 +178,31 @@ def test_a_report_that_makes_no_sense_is_a_protocol_error(reply: Message) -> Non
 def test_a_part_of_a_report_that_makes_no_sense_is_a_protocol_error(parts: dict[str, object]) -> None:
     with pytest.raises(ProtocolError):
         administration.info("a", "b").read(Report(json.dumps({**ENTRY, **parts}).encode()), 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("piece", [b'{"":0},', b'"abcdef",'])
+@pytest.mark.parametrize("size", [30_000_000, administration.MAX_REPORT_BYTES - 100])
+def test_a_report_of_a_hostile_server_takes_bounded_time_and_memory(piece: bytes, size: int) -> None:
+    report = Report(b'{"tables":[' + piece * (size // len(piece)) + b"0]}")
+    started = time.thread_time()
+    with pytest.raises(ProtocolError):
+        administration.list_tables(None).read(report, 0.0)
+    assert time.thread_time() - started < 2
+    tracemalloc.start()
+    with pytest.raises(ProtocolError):
+        administration.list_tables(None).read(report, 0.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 128 << 20
+
+
+def test_the_longest_list_of_tables_is_read() -> None:
+    name = "n" * 64
+    settings = dict.fromkeys(("fsync", "fsync_interval_ms", "cache_bytes", "segment_bytes", "compaction"), 10**9)
+    entry = {"namespace": name, "table": name, "state": "unavailable", "settings": settings}
+    document = json.dumps({"tables": [entry] * MAX_TABLES, "dropped": []}).encode()
+    assert len(administration.list_tables(None).read(Report(document), 0.0)) == MAX_TABLES
 
 
 def test_a_table_that_cannot_tell_says_why() -> None:

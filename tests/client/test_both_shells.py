@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -392,3 +394,28 @@ def test_a_value_longer_than_any_buffer_comes_back_whole(shell: type, context: C
     with FakeServer(script, context=context) as server, shell(settings(server.port)) as client:
         client.set("hello", value)
         assert client.get("hello") == value
+
+
+def test_a_server_that_starts_later_is_waited_for(shell: type, context: Context, settings: Settings) -> None:
+    """And the time that this takes is not part of the call's."""
+    with socket.socket() as bound, ThreadPoolExecutor(1) as threads:
+        bound.bind(("127.0.0.1", 0))
+        made = settings(bound.getsockname()[1], wait_seconds=20.0, timeout_seconds=0.5)
+
+        def get() -> object:
+            with shell(made) as client:
+                return client.get("hello")
+
+        found = threads.submit(get)
+        with pytest.raises(TimeoutError):
+            found.result(0.6)
+        with FakeServer(replay([GET], [RUST]), context=context, listener=bound):
+            assert found.result(10) == b"rust"
+
+
+def test_waiting_for_a_server_ends(shell: type, settings: Settings, free_port: int) -> None:
+    with (
+        shell(settings(free_port, wait_seconds=0.1)) as client,
+        pytest.raises(ConnectionRefused, match="is `kvsd serve` running there"),
+    ):
+        client.get("hello")

@@ -147,6 +147,19 @@ async def test_a_conflict_tells_the_version_to_go_on_from(db: Any) -> None:
         await db.set("k", "3", if_version=7, if_absent=True)
 
 
+async def test_a_set_with_a_condition_or_a_ttl_tells_the_version_to_go_on_from(db: Any) -> None:
+    version = await db.set("k", "1", if_absent=True)
+    for value in ("2", "3"):
+        assert (await db.entry("k")).version == version
+        version = await db.set("k", value, if_version=version)
+    assert await db.set("k", "4", ttl=60) == (await db.entry("k")).version
+    # A table that is named, and the largest value: it does not depend on how a set travels.
+    other = db.table("default")
+    assert await other.set("k", bytes(300_000), if_version=(await db.entry("k")).version) > version
+    assert await other.set("k", "plain") is None
+    assert await db.set("k", "plain") is None
+
+
 async def test_counters_and_other_updates(db: Any) -> None:
     assert await db.incr("n") == 1
     assert await db.incr("n", 41) == 42

@@ -8,6 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from kvsd.client import failures
 from kvsd.client.settings import ConnectSettings
@@ -111,6 +115,43 @@ def test_an_unfit_ca_file_is_a_config_error_that_names_it(tmp_path: Path, conten
 
 def test_there_is_no_context_where_tls_is_off(tmp_path: Path) -> None:
     assert client_context(settings_for(tmp_path / "absent.pem", disable_tls=True)) is None
+
+
+def without_alternative_names(folder: Path, common_name: str) -> ssl.SSLContext:
+    """A server whose certificate, signed by the CA in `folder`, has a name in its subject only."""
+    ca = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+    signer = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key()), critical=False)
+    )
+    certificate = builder.sign(signer, hashes.SHA256())
+    (folder / "named.pem").write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "named.pem")
+    return context
+
+
+@pytest.mark.parametrize("host", ["db.example", "localhost"])
+def test_a_common_name_is_no_name_of_a_server(tmp_path: Path, host: str) -> None:
+    ca, _ = make(tmp_path)
+    server = without_alternative_names(tmp_path, host)
+    shake_hands(settings_for(ca, host=host, insecure=True), server)
+    with pytest.raises(CertificateError, match=f"is not made out to {host}"):
+        shake_hands(settings_for(ca, host=host), server)
 
 
 def tells(shell: type, settings: ConnectSettings) -> KvsdError:

@@ -163,6 +163,19 @@ async def test_hello_is_welcomed(start: Start, connect: Connect, tls: bool) -> N
     peer = await connect(await start(tls=tls))
     await peer.say(Hello(7, ("streams",)))
     assert await peer.hear_one() == Welcome(1, ())
+    await peer.say(Hello(1, ("streams", "versions", "versions")))
+    assert await peer.hear_one() == Welcome(1, ("versions",))
+
+
+async def test_only_a_client_that_asked_for_versions_is_told_them(start: Start, connect: Connect) -> None:
+    store = engine.Store(None, None, b"k", b"v", None, None)
+    peer = await connect(await start())
+    await peer.say(Hello(1, ()), store)
+    assert await peer.hear(2) == [Welcome(1, ()), Success(None)]
+    await peer.say(Hello(1, ("versions",)), store, engine.Fetch(None, None, b"k"), Set(b"k", b"v"))
+    _, number, entry, done = await peer.hear(4)
+    assert number == engine.Number(entry.version)
+    assert done == Success(None)
 
 
 # Limits
