@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvsd.errors import Busy
+from kvsd.protocol import engine
 from kvsd.protocol.messages import (
     Authenticate,
     Delete,
