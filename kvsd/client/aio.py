@@ -17,12 +17,13 @@ from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.aio_connection import Connection
 from kvsd.client.aio_table import Table
 from kvsd.client.calls import Call, Place
+from kvsd.client.deadlines import Deadlines
 from kvsd.client.parts import parts
 from kvsd.client.retries import Retries
 from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve
 from kvsd.client.tls import client_context
 from kvsd.client.turns import Turns
-from kvsd.errors import ConnectionRefused, KvsdError
+from kvsd.errors import ConnectionRefused, KvsdError, Timeout
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -126,6 +127,7 @@ class Client(Table):
         self._former: list[Connection] = []
         self._opening: asyncio.Task[Connection] | None = None
         self._unopened = Turns()
+        self._deadlines = Deadlines()
         self._closed = False
         forks.watch(self)
 
@@ -196,43 +198,47 @@ class Client(Table):
         loop = self._own_loop()
         self._server.check(call)
         started = loop.time()
-        deadline = started + self._settings.timeout_seconds
+        deadline = self._deadlines.begin(started + self._settings.timeout_seconds)
         retries = Retries(idempotent=call.idempotent)
         connection: Connection | None = None
         sent = False
         try:
-            async with asyncio.timeout_at(deadline) as limit:
-                while True:
-                    connection = None
-                    try:
-                        connection = self._reusable() or await self._open()
-                        if not connection.is_ready_for(call):
-                            await connection.prepare(call)
-                        if not connection.has_room:
-                            await connection.room()
-                        sent = True
-                        return await connection.run(call)
-                    except KvsdError as error:
-                        sent = False
-                        pause_seconds = retries.pause_after(error, connected=connection is not None)
-                        is_refused = isinstance(error, ConnectionRefused)
-                        until = started + self._settings.wait_seconds if is_refused else deadline
-                        if pause_seconds is None or loop.time() + pause_seconds >= until:
-                            raise
-                    if is_refused:
-                        deadline = loop.time() + pause_seconds + self._settings.timeout_seconds
-                        limit.reschedule(deadline)
-                    await asyncio.sleep(pause_seconds)
-        except KvsdError:
-            raise
-        except TimeoutError:
-            if connection is None:
-                raise failures.no_handshake(self._settings, self._settings.timeout_seconds) from None
-            if not connection.was_heard_since(started):
-                self._retire(connection)
-            if not sent and connection.is_ready_for(call):
-                raise failures.no_turn(self._settings) from None
-            raise failures.no_reply(self._settings, may_be_applied=sent) from None
+            while True:
+                connection = None
+                try:
+                    connection = self._reusable() or await self._open()
+                    if not connection.is_ready_for(call):
+                        await connection.prepare(call)
+                    if not connection.has_room:
+                        await connection.room()
+                    sent = True
+                    return await connection.run(call)
+                except KvsdError as error:
+                    sent = False
+                    pause_seconds = retries.pause_after(error, connected=connection is not None)
+                    is_refused = isinstance(error, ConnectionRefused)
+                    until = started + self._settings.wait_seconds if is_refused else deadline.at
+                    if pause_seconds is None or loop.time() + pause_seconds >= until:
+                        raise
+                if is_refused:
+                    self._deadlines.extend(deadline, loop.time() + pause_seconds + self._settings.timeout_seconds)
+                await asyncio.sleep(pause_seconds)
+        except asyncio.CancelledError:
+            if not deadline.takes_back():
+                raise
+            raise self._late(call, connection, started, sent=sent) from None
+        finally:
+            self._deadlines.end(deadline)
+
+    def _late(self, call: Call[R], connection: Connection | None, started: float, *, sent: bool) -> Timeout:
+        """The error of a call whose time is up, wherever it has come to."""
+        if connection is None:
+            return failures.no_handshake(self._settings, self._settings.timeout_seconds)
+        if not connection.was_heard_since(started):
+            self._retire(connection)
+        if not sent and connection.is_ready_for(call):
+            return failures.no_turn(self._settings)
+        return failures.no_reply(self._settings, may_be_applied=sent)
 
     async def run_all(self, batch: Iterable[Call[R]]) -> AsyncIterator[R]:
         for part in parts(batch, PIPELINED_CALLS):
