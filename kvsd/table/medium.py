@@ -139,6 +139,11 @@ class Medium:
         status = os.statvfs(path)
         return status.f_bavail * status.f_frsize
 
+    def has_no_inodes(self, path: Path) -> bool:
+        """Whether this file system has a number of files, and no further one for us; some have no such limit."""
+        status = os.statvfs(path)
+        return status.f_files > 0 and status.f_favail == 0
+
     @contextlib.contextmanager
     def _directory(self, path: Path) -> Iterator[int]:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
