@@ -7,6 +7,7 @@ blocks, as jobs for a worker.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -35,7 +36,9 @@ class Compaction:
         self.run = list(run)
         self.bytes_done = 0
         """Of the inputs."""
+        self._input_bytes = 0
         self.reclaimed_bytes = 0
+        self.tombstones_dropped = 0
         self.is_syncing_log = False
         """Whether the job under way syncs the log's active segment: its failure is the table's."""
         first, last = self.run[0].header, self.run[-1].header
@@ -68,7 +71,8 @@ class Compaction:
                 segment.unpin()
         index, log = self.store.index, self.store.log
         for start in range(0, len(tombstones), SLICE_RECORDS):
-            index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
+            dropped = index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
+            self.tombstones_dropped += dropped
             yield _nothing
         log.retire(self.run)
         for number in self._numbers:
@@ -138,16 +142,20 @@ class Compaction:
 
     def _expected_bytes(self) -> int:
         dead = sum(self.store.index.dead_bytes.get(number, 0) for number in self._numbers)
-        entries = sum(self._medium.size(segment.fd) - OVERHEAD_BYTES for segment in self.run)
+        self._input_bytes = sum(self._medium.size(segment.fd) for segment in self.run)
+        entries = self._input_bytes - OVERHEAD_BYTES * len(self.run)
         return OVERHEAD_BYTES + max(0, entries - dead)
 
     def _remove_inputs(self) -> None:
-        before = sum(segment.path.stat().st_size for segment in self.run)
         for segment in self.run:
             hint.discard(self._medium, segment.path)
-            self._medium.unlink(segment.path)
+            # Whoever has removed it before: all that is wanted of it stands in the output.
+            with contextlib.suppress(FileNotFoundError):
+                self._medium.unlink(segment.path)
+            # Once more: one that was being written may have got its name only now.
+            hint.discard(self._medium, segment.path)
         self._medium.sync_directory(self.output.path.parent)
-        self.reclaimed_bytes = before - self.output.path.stat().st_size
+        self.reclaimed_bytes = self._input_bytes - self.output.size_bytes
 
 
 def _both(output: Output, found: Slice, wanted: Sequence[bool], source: Input) -> Job:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from kvsd.table import hint
 from kvsd.table.compaction_input import Slice
-from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, encode_header, encode_seal
+from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, SEAL_BYTES, encode_header, encode_seal
 from kvsd.table.medium import Medium
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, seal
 from kvsd.table.segment_reader import SegmentReader
@@ -43,6 +44,11 @@ class Output:
         self._end = self._synced_to = SEGMENT_HEADER_BYTES
         self._last_seq = 0
         self._digest = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What the file comes to if nothing more is written."""
+        return self._end + SEAL_BYTES
 
     def create(self, expected_bytes: int) -> None:
         """Raises OSError, ENOSPC also where the disk would be left with next to nothing."""
@@ -126,4 +132,5 @@ class Output:
     def withdraw(self) -> None:
         """Take away a file that does not give back what was written: its inputs are all there still."""
         self.medium.unlink(self.path)
+        hint.discard(self.medium, self.path)
         self.medium.sync_directory(self.path.parent)

@@ -35,6 +35,10 @@ class Medium:
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
 
+    def exists(self, path: Path) -> bool:
+        """Whether there is a file or folder of this name, be it a link that leads nowhere."""
+        return os.path.lexists(path)
+
     def write(self, fd: int, buffers: Sequence[bytes], offset: int) -> None:
         """All of `buffers`, one behind the other, from `offset` on; short writes are continued."""
         for first in range(0, len(buffers), _MAX_BUFFERS):
