@@ -295,3 +295,45 @@ def test_room_that_a_test_makes_while_a_worker_writes_is_not_taken_back(
     makes_room.join(20)
     assert medium.room_bytes is None
     medium.close(fd)
+
+
+def test_files_of_a_held_folder_are_found_wherever_it_was_moved_and_never_those_of_another(
+    medium: Medium, tmp_path: Path
+) -> None:
+    folder, aside = tmp_path / "data" / "t", tmp_path / "aside"
+    medium.make_directory(folder)
+    fd = medium.open(folder / "ours", create=True)
+    medium.hold_folder(tmp_path / "data")
+    medium.hold_folder(folder)
+    assert medium.is_in_place(folder)
+    (tmp_path / "data").rename(aside)
+    assert not medium.is_in_place(folder)
+    (tmp_path / "data" / "t" / "sub").mkdir(parents=True)
+    others = files(tmp_path / "data")
+    assert not medium.is_in_place(folder)
+    assert medium.leads_to(folder / "ours", fd)
+
+    medium.close(medium.open(folder / "new", create=True))
+    medium.link(folder / "new", folder / "linked")
+    medium.rename(folder / "new", folder / "ours")
+    assert not medium.leads_to(folder / "ours", fd)
+    medium.make_directory(folder / "sub")
+    medium.rename(folder / "sub", tmp_path / "data" / "moved")
+    assert medium.names(folder) == ["linked", "ours"]
+    assert medium.exists(folder / "linked")
+    medium.unlink(folder / "linked")
+    assert not medium.exists(folder / "linked")
+    assert medium.names(tmp_path / "data") == ["moved", "t"]
+    medium.remove_tree(tmp_path / "data" / "moved")
+    assert medium.free_bytes(folder) > 0
+    medium.sync_directory(folder)
+    assert sorted(path.name for path in aside.rglob("*")) == ["ours", "t"]
+    assert files(tmp_path / "data") == others
+    assert (folder / "sub").is_dir()
+
+    with pytest.raises(FileNotFoundError, match=str(folder / "gone")):
+        medium.open(folder / "gone")
+    medium.release_folder(folder)
+    medium.release_folder(tmp_path / "data")
+    medium.close(fd)
+    assert medium.names(folder) == ["sub"]
