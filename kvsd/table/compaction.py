@@ -7,6 +7,7 @@ blocks, as jobs for a worker.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from itertools import takewhile
@@ -17,6 +18,7 @@ from kvsd.table import hint
 from kvsd.table.compaction_input import SLICE_RECORDS, Input, Slice
 from kvsd.table.compaction_output import Output
 from kvsd.table.entry import TOMBSTONES
+from kvsd.table.medium import LostFile
 from kvsd.table.retention import Retention
 from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment, new_mark
 from kvsd.table.segment_reader import SegmentReader
@@ -63,17 +65,17 @@ class Compaction:
         try:
             tombstones = yield from self._copy()
             yield from self._relocate()
+            index, log = self.store.index, self.store.log
+            for start in range(0, len(tombstones), SLICE_RECORDS):
+                index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
+                yield _nothing
+            log.retire(self.run)
+            for number in self._numbers:
+                index.dead_bytes.pop(number, None)
+            yield self._remove_inputs
         finally:
             for segment in self.run:
                 segment.unpin()
-        index, log = self.store.index, self.store.log
-        for start in range(0, len(tombstones), SLICE_RECORDS):
-            index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
-            yield _nothing
-        log.retire(self.run)
-        for number in self._numbers:
-            index.dead_bytes.pop(number, None)
-        yield self._remove_inputs
 
     def _copy(self) -> Generator[Job, None, list[Key]]:
         """Up to the output's name; returns the keys of the tombstones that were dropped."""
@@ -138,16 +140,21 @@ class Compaction:
 
     def _expected_bytes(self) -> int:
         dead = sum(self.store.index.dead_bytes.get(number, 0) for number in self._numbers)
-        entries = sum(self._medium.size(segment.fd) - OVERHEAD_BYTES for segment in self.run)
+        entries = sum(segment.size_bytes - OVERHEAD_BYTES for segment in self.run)
         return OVERHEAD_BYTES + max(0, entries - dead)
 
     def _remove_inputs(self) -> None:
-        before = sum(segment.path.stat().st_size for segment in self.run)
+        output = self.output.segment
+        assert output is not None
         for segment in self.run:
             hint.discard(self._medium, segment.path)
-            self._medium.unlink(segment.path)
-        self._medium.sync_directory(self.output.path.parent)
-        self.reclaimed_bytes = before - self.output.path.stat().st_size
+            # What somebody else has removed or put there in the meantime is left alone: the next start knows it as
+            # superseded.
+            with contextlib.suppress(LostFile):
+                segment.check(0)
+                self._medium.unlink(segment.path)
+        self._medium.sync_directory(output.path.parent)
+        self.reclaimed_bytes = sum(segment.size_bytes for segment in self.run) - output.size_bytes
 
 
 def _both(output: Output, found: Slice, wanted: Sequence[bool], source: Input) -> Job:

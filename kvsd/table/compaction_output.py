@@ -108,10 +108,11 @@ class Output:
             timestamp_us=last.last_timestamp_us,
         )
         seal(medium, self._fd, self._end, seal_entry)
-        medium.rename(self._temporary, self.path)
+        medium.rename_to_new(self._temporary, self.path)
         self.is_published = True
         medium.sync_directory(directory)
-        self.segment, self._fd = Segment(medium, self.path, header, self._fd), None
+        size_bytes = self._end + len(seal_entry)
+        self.segment, self._fd = Segment(medium, self.path, header, self._fd, size_bytes), None
 
     def discard(self) -> None:
         """What was begun is gone; a file that may have its name already stays, and is as good as its inputs."""
@@ -125,5 +126,7 @@ class Output:
 
     def withdraw(self) -> None:
         """Take away a file that does not give back what was written: its inputs are all there still."""
+        assert self.segment is not None
+        self.segment.is_withdrawn = True
         self.medium.unlink(self.path)
         self.medium.sync_directory(self.path.parent)

@@ -137,7 +137,7 @@ class Log:
     @property
     def size_bytes(self) -> int:
         """All segments as they are on the disk, zeros ahead of the appends included."""
-        return sum(self.medium.size(segment.fd) for segment in self._segments.values())
+        return sum(segment.size_bytes for segment in self._segments.values())
 
     @property
     def is_settled(self) -> bool:
@@ -156,7 +156,7 @@ class Log:
         self._committed = copy.copy(self._tail)
         self._failed_to = self._tail.end
         """Where the entries of a failed append end in the active segment, and its SEAL may stand."""
-        self._filled_to = self.medium.size(active.fd)
+        self._filled_to = active.size_bytes
         self._fill_bytes = FIRST_FILL_BYTES
         self._fill: Fill | None = None
         self._runs.clear()
@@ -279,13 +279,16 @@ class Log:
     def committed(self, append: Append) -> None:
         """`append` has run: its entries can be read, and count as synced if it synced."""
         for run in append.runs:
-            assert run.segment is not None
-            if run.seal is not None:
-                self._unhinted.append(run.segment.path)
-            if run.segment is not self._active:
-                self._segments[run.header.number] = self._active = run.segment
-                self._filled_to = max(self.medium.size(run.segment.fd), run.end)
+            segment = run.segment
+            assert segment is not None
+            segment.size_bytes = max(segment.size_bytes, run.end)
+            if segment is not self._active:
+                self._segments[run.header.number] = self._active = segment
+                self._filled_to = segment.size_bytes
                 self._fill_bytes = FIRST_FILL_BYTES
+            if run.seal is not None:
+                segment.size_bytes = run.end + len(run.seal)
+                self._unhinted.append(segment.path)
         self._committed = self._taken
         if append.sync:
             self._mark_synced(self._taken.header, self._taken.end)
@@ -320,13 +323,14 @@ class Log:
         tail = self._committed
         seal = self._seal_entry(tail)
         header = self._next_header(tail)
-        return Resume(self.medium, self._active.path, tail.end, self._failed_to, seal, header, sync=not self._is_loose)
+        return Resume(self.medium, self._active, tail.end, self._failed_to, seal, header, sync=not self._is_loose)
 
     def resumed(self, job: Resume | Settlement) -> None:
         match job:
             case Resume():
                 assert job.created is not None
                 active = job.created
+                job.segment.size_bytes = job.end + len(job.seal_entry)
                 self._unhinted.append(job.path)
                 self._segments[job.header.number] = active
             case Settlement():
@@ -368,6 +372,7 @@ class Log:
             self._fill_bytes = 0  # no room, or no descriptor: this segment does without
         else:
             self._filled_to = max(self._filled_to, fill.start + fill.size)
+            fill.segment.size_bytes = max(fill.segment.size_bytes, fill.start + fill.size)
             self._fill_bytes = min(self._fill_bytes * 2, MAX_FILL_BYTES)
 
     def sync(self) -> Sync | None:

@@ -22,7 +22,20 @@ from typing import Final
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone stops at the drive's cache
 _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 _MAX_BUFFERS = 512  # below every platform's IOV_MAX
+
+
+class LostFile(OSError):
+    """A file or folder is not where it was, or not as long: somebody has removed, moved, replaced or cut it."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(errno.ESTALE, what, str(path))
+        self.path = path
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
 
 
 class Medium:
@@ -87,14 +100,17 @@ class Medium:
             return False
         return True
 
-    def leads_to(self, path: Path, fd: int) -> bool:
-        """Whether `path` leads to the open file `fd`, which may have been removed or replaced by now."""
+    def check_file(self, path: Path, fd: int, least_bytes: int) -> None:
+        """Raises LostFile where `path` does not lead to the open file `fd` any more, or the file is shorter."""
+        held = os.fstat(fd)
         with self._at(path) as (at, folder):
-            return _is_same(os.fstat(fd), lambda: os.stat(at, dir_fd=folder))
+            _check_same(path, held, lambda: os.stat(at, dir_fd=folder))
+        if held.st_size < least_bytes:
+            raise LostFile(path, f"was cut: it has {held.st_size} bytes, and had {least_bytes}")
 
-    def is_in_place(self, folder: Path) -> bool:
-        """Whether the path of the held `folder` still leads to it, by the way that everybody else goes."""
-        return _is_same(os.fstat(self._held[folder]), folder.stat)
+    def check_folder(self, folder: Path) -> None:
+        """Raises LostFile where the path of the held `folder` leads elsewhere, by the way that everybody else goes."""
+        _check_same(folder, os.fstat(self._held[folder]), folder.stat)
 
     def write(self, fd: int, buffers: Sequence[bytes], offset: int) -> None:
         """All of `buffers`, one behind the other, from `offset` on; short writes are continued."""
@@ -161,6 +177,16 @@ class Medium:
         with self._at(old) as (at, folder), self._at(new) as (new_at, new_folder):
             os.rename(at, new_at, src_dir_fd=folder, dst_dir_fd=new_folder)
 
+    def rename_to_new(self, old: Path, new: Path) -> None:
+        """The same, never over another file.
+
+        A look before, and not a link, which many file systems do not have: the folder is held and locked, so nobody
+        but an operator can come between, who would have to hit the microsecond.
+        """
+        if self.exists(new):
+            raise FileExistsError(errno.EEXIST, "is there already, and nobody of us has put it there", str(new))
+        self.rename(old, new)
+
     def link(self, path: Path, new: Path) -> None:
         with self._at(path) as (at, folder), self._at(new) as (new_at, new_folder):
             os.link(at, new_at, src_dir_fd=folder, dst_dir_fd=new_folder)
@@ -221,9 +247,12 @@ class Medium:
             os.close(fd)
 
 
-def _is_same(held: os.stat_result, look: Callable[[], os.stat_result]) -> bool:
+def _check_same(path: Path, held: os.stat_result, look: Callable[[], os.stat_result]) -> None:
     try:
         found = look()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return os.path.samestat(held, found)
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+        raise LostFile(path, "was removed or moved away") from error
+    if not os.path.samestat(held, found):
+        raise LostFile(path, "was replaced by another")

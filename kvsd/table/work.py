@@ -10,7 +10,7 @@ import errno
 from pathlib import Path
 from typing import Final
 
-from kvsd.table.medium import Medium
+from kvsd.table.medium import LostFile, Medium
 from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, parse_name, seal
 
 RESERVE_NAME: Final = "reserve"
@@ -54,6 +54,8 @@ class Append:
             segment = run.segment
             if segment is None:
                 segment = run.segment = Segment.create(self.medium, self.directory, run.header)
+            else:
+                segment.check_size(run.offset)
             if run.buffers:
                 # One buffer: joining is cheaper than a vector of hundreds of small ones.
                 self.medium.write(segment.fd, [b"".join(run.buffers)], run.offset)
@@ -82,11 +84,14 @@ class Fill:
         self.start = start
         self.size = size
         self.filled = False
+        self._known_bytes = segment.size_bytes
 
     def run(self) -> None:
         medium = self.segment.medium
         try:
-            fd = medium.open(self.segment.path)
+            fd = self.segment.open_again(self._known_bytes)
+        except LostFile:
+            raise
         except OSError:
             return  # nothing was written, so nothing can be wrong; appends do without zeros
         try:
@@ -123,7 +128,7 @@ class Resume:
     def __init__(
         self,
         medium: Medium,
-        path: Path,
+        segment: Segment,
         end: int,
         failed_to: int,
         seal_entry: bytes,
@@ -132,7 +137,8 @@ class Resume:
         sync: bool,
     ) -> None:
         self.medium = medium
-        self.path = path
+        self.segment = segment
+        self.path = segment.path
         self.end = end
         self.failed_to = failed_to
         self.seal_entry = seal_entry
@@ -153,7 +159,7 @@ class Resume:
             if parse_name(name.removesuffix(TEMPORARY)) and name > self.path.name:
                 medium.unlink(directory / name)
                 medium.sync_directory(directory)
-        fd = medium.open(self.path)
+        fd = self.segment.open_again(self.end)
         try:
             # The SEAL of a failed roll goes first: while it stands, what is cut off before it looks like damage.
             self._cut(fd, min(self.failed_to, medium.size(fd)))

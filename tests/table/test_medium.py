@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvsd.table.medium import Medium
+from kvsd.table.medium import LostFile, Medium
 from tests.table.driver import files
 from tests.table.medium import PAGE_BYTES, Call, FaultyMedium, PowerCut
 
@@ -305,18 +305,25 @@ def test_files_of_a_held_folder_are_found_wherever_it_was_moved_and_never_those_
     fd = medium.open(folder / "ours", create=True)
     medium.hold_folder(tmp_path / "data")
     medium.hold_folder(folder)
-    assert medium.is_in_place(folder)
+    medium.check_folder(folder)
     (tmp_path / "data").rename(aside)
-    assert not medium.is_in_place(folder)
+    with pytest.raises(LostFile, match=f"{folder} was removed or moved away"):
+        medium.check_folder(folder)
     (tmp_path / "data" / "t" / "sub").mkdir(parents=True)
     others = files(tmp_path / "data")
-    assert not medium.is_in_place(folder)
-    assert medium.leads_to(folder / "ours", fd)
+    with pytest.raises(LostFile, match=f"{folder} was replaced by another"):
+        medium.check_folder(folder)
+    medium.check_file(folder / "ours", fd, 0)
+    with pytest.raises(LostFile, match=f"{folder / 'ours'} was cut: it has 0 bytes, and had 1"):
+        medium.check_file(folder / "ours", fd, 1)
 
     medium.close(medium.open(folder / "new", create=True))
     medium.link(folder / "new", folder / "linked")
     medium.rename(folder / "new", folder / "ours")
-    assert not medium.leads_to(folder / "ours", fd)
+    with pytest.raises(LostFile, match="was replaced by another"):
+        medium.check_file(folder / "ours", fd, 0)
+    with pytest.raises(FileExistsError, match=str(folder / "linked")):
+        medium.rename_to_new(folder / "ours", folder / "linked")
     medium.make_directory(folder / "sub")
     medium.rename(folder / "sub", tmp_path / "data" / "moved")
     assert medium.names(folder) == ["linked", "ours"]
