@@ -50,6 +50,7 @@ class Compaction:
             loose=any(segment.header.loose for segment in self.run),
         )
         assert header.generation <= MAX_GENERATION
+        self._own: list[Segment] = []
         self._numbers = {segment.header.number for segment in self.run}
         self._medium = store.log.medium
         self.output = Output(self._medium, store.log.directory, header)
@@ -65,17 +66,18 @@ class Compaction:
         try:
             tombstones = yield from self._copy()
             yield from self._relocate()
-            index, log = self.store.index, self.store.log
-            for start in range(0, len(tombstones), SLICE_RECORDS):
-                index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
-                yield _nothing
-            log.retire(self.run)
-            for number in self._numbers:
-                index.dead_bytes.pop(number, None)
-            yield self._remove_inputs
+            yield self._find_own_inputs
         finally:
             for segment in self.run:
                 segment.unpin()
+        index, log = self.store.index, self.store.log
+        for start in range(0, len(tombstones), SLICE_RECORDS):
+            index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
+            yield _nothing
+        log.retire(self.run)
+        for number in self._numbers:
+            index.dead_bytes.pop(number, None)
+        yield self._remove_inputs
 
     def _copy(self) -> Generator[Job, None, list[Key]]:
         """Up to the output's name; returns the keys of the tombstones that were dropped."""
@@ -143,16 +145,19 @@ class Compaction:
         entries = sum(segment.size_bytes - OVERHEAD_BYTES for segment in self.run)
         return OVERHEAD_BYTES + max(0, entries - dead)
 
+    def _find_own_inputs(self) -> None:
+        """What somebody else has removed, or put in an input's place, is left alone: a start knows it as superseded."""
+        for segment in self.run:
+            with contextlib.suppress(LostFile):
+                segment.check(0)
+                self._own.append(segment)
+
     def _remove_inputs(self) -> None:
         output = self.output.segment
         assert output is not None
-        for segment in self.run:
+        for segment in self._own:
             hint.discard(self._medium, segment.path)
-            # What somebody else has removed or put there in the meantime is left alone: the next start knows it as
-            # superseded.
-            with contextlib.suppress(LostFile):
-                segment.check(0)
-                self._medium.unlink(segment.path)
+            self._medium.unlink(segment.path)
         self._medium.sync_directory(output.path.parent)
         self.reclaimed_bytes = sum(segment.size_bytes for segment in self.run) - output.size_bytes
 

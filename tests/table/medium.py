@@ -281,8 +281,6 @@ class FaultyMedium(Medium):
         self._names = {name: number for number, name in enumerate(self._found)}
         self._numbers = itertools.count(len(self._found))
         self._untold: set[int] = set()
-        self._killed: set[int] = set()
-        """What the dead process had open: its objects may still be told to close them."""
         self._gates: dict[Call, Gate] = {}
         self._lock = threading.RLock()
         self._plan: Callable[[Call], OSError | PowerCut | None] = lambda _: None
@@ -342,7 +340,6 @@ class FaultyMedium(Medium):
         """What the end of the process does: all descriptors close, and what was written stays written."""
         for fd in list(self.open_files):
             self.close(fd)
-            self._killed.add(fd)
         for folder in list(self._held):
             self.release_folder(folder)
         self.heal()
@@ -399,14 +396,10 @@ class FaultyMedium(Medium):
                 self._record(Call.CREATE, name=name, file=number)
             fd = super().open(path, create=create)
             self.open_files[fd] = self._names[name]
-            self._killed.discard(fd)
             return fd
 
     def close(self, fd: int) -> None:
         with self._lock:
-            if fd in self._killed:
-                self._killed.discard(fd)
-                return
             del self.open_files[fd]
             self._untold.discard(fd)
             super().close(fd)
