@@ -18,6 +18,7 @@ from kvsd.table import hint
 from kvsd.table.compaction_input import SLICE_RECORDS, Input, Slice
 from kvsd.table.compaction_output import Output
 from kvsd.table.entry import TOMBSTONES
+from kvsd.table.medium import LostFile
 from kvsd.table.retention import Retention
 from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment, new_mark
 from kvsd.table.segment_reader import SegmentReader
@@ -36,7 +37,6 @@ class Compaction:
         self.run = list(run)
         self.bytes_done = 0
         """Of the inputs."""
-        self._input_bytes = 0
         self.reclaimed_bytes = 0
         self.tombstones_dropped = 0
         self.is_syncing_log = False
@@ -51,6 +51,7 @@ class Compaction:
             loose=any(segment.header.loose for segment in self.run),
         )
         assert header.generation <= MAX_GENERATION
+        self._own: list[Segment] = []
         self._numbers = {segment.header.number for segment in self.run}
         self._medium = store.log.medium
         self.output = Output(self._medium, store.log.directory, header)
@@ -66,6 +67,7 @@ class Compaction:
         try:
             tombstones = yield from self._copy()
             yield from self._relocate()
+            yield self._find_own_inputs
         finally:
             for segment in self.run:
                 segment.unpin()
@@ -142,20 +144,30 @@ class Compaction:
 
     def _expected_bytes(self) -> int:
         dead = sum(self.store.index.dead_bytes.get(number, 0) for number in self._numbers)
-        self._input_bytes = sum(self._medium.size(segment.fd) for segment in self.run)
-        entries = self._input_bytes - OVERHEAD_BYTES * len(self.run)
+        entries = sum(segment.size_bytes - OVERHEAD_BYTES for segment in self.run)
         return OVERHEAD_BYTES + max(0, entries - dead)
 
-    def _remove_inputs(self) -> None:
+    def _find_own_inputs(self) -> None:
+        """What somebody else has removed, or put in an input's place, is left alone: a start knows it as superseded."""
         for segment in self.run:
+            with contextlib.suppress(LostFile):
+                segment.check(0)
+                self._own.append(segment)
+
+    def _remove_inputs(self) -> None:
+        output = self.output.segment
+        assert output is not None
+        for segment in self._own:
             hint.discard(self._medium, segment.path)
-            # Whoever has removed it before: all that is wanted of it stands in the output.
+            # Whoever has removed it since: all that is wanted of it stands in the output.
             with contextlib.suppress(FileNotFoundError):
                 self._medium.unlink(segment.path)
+        for segment in self.run:
             # Once more: one that was being written may have got its name only now.
-            hint.discard(self._medium, segment.path)
-        self._medium.sync_directory(self.output.path.parent)
-        self.reclaimed_bytes = self._input_bytes - self.output.size_bytes
+            if not self._medium.exists(segment.path):
+                hint.discard(self._medium, segment.path)
+        self._medium.sync_directory(output.path.parent)
+        self.reclaimed_bytes = sum(segment.size_bytes for segment in self.run) - output.size_bytes
 
 
 def _both(output: Output, found: Slice, wanted: Sequence[bool], source: Input) -> Job:

@@ -14,7 +14,7 @@ from typing import Final
 
 from kvsd.table import hint
 from kvsd.table.compaction_input import Slice
-from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, SEAL_BYTES, encode_header, encode_seal
+from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, encode_header, encode_seal
 from kvsd.table.medium import Medium
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, seal
 from kvsd.table.segment_reader import SegmentReader
@@ -44,11 +44,6 @@ class Output:
         self._end = self._synced_to = SEGMENT_HEADER_BYTES
         self._last_seq = 0
         self._digest = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """What the file comes to if nothing more is written."""
-        return self._end + SEAL_BYTES
 
     def create(self, expected_bytes: int) -> None:
         """Raises OSError, ENOSPC also where the disk would be left with next to nothing."""
@@ -114,10 +109,11 @@ class Output:
             timestamp_us=last.last_timestamp_us,
         )
         seal(medium, self._fd, self._end, seal_entry)
-        medium.rename(self._temporary, self.path)
+        medium.rename_to_new(self._temporary, self.path)
         self.is_published = True
         medium.sync_directory(directory)
-        self.segment, self._fd = Segment(medium, self.path, header, self._fd), None
+        size_bytes = self._end + len(seal_entry)
+        self.segment, self._fd = Segment(medium, self.path, header, self._fd, size_bytes), None
 
     def discard(self) -> None:
         """What was begun is gone; a file that may have its name already stays, and is as good as its inputs."""
@@ -131,6 +127,8 @@ class Output:
 
     def withdraw(self) -> None:
         """Take away a file that does not give back what was written: its inputs are all there still."""
+        assert self.segment is not None
+        self.segment.is_withdrawn = True
         self.medium.unlink(self.path)
         hint.discard(self.medium, self.path)
         self.medium.sync_directory(self.path.parent)

@@ -202,7 +202,7 @@ class Compactor:
         candidates = [
             Candidate(
                 segment,
-                log.medium.size(segment.fd),
+                segment.size_bytes,
                 index.dead_bytes.get(segment.header.number, 0),
                 segment.header.number in self._refused,
             )

@@ -179,9 +179,9 @@ def _equal(size_bytes: int, count: int) -> struct.Struct:
 def write(medium: Medium, path: Path, pause: Callable[[], bool] = lambda: False) -> bool:
     """Put a hint beside the sealed segment at `path`; False where it can have none, or `pause` says True: stop.
 
-    `pause` is called after every quarter of a millisecond of work. False too where the segment was removed meanwhile. Raises CorruptLog where the segment is not intact
-    up to a SEAL, UnsupportedFormat, or OSError: also where there is little room, which values need more. No hint
-    appears then.
+    `pause` is called after every quarter of a millisecond of work. False, too, where the segment was removed meanwhile.
+    Raises CorruptLog where the segment is not intact up to a SEAL, UnsupportedFormat, or OSError: also where there is
+    little room, which values need more. No hint appears then.
     """
     segment = Segment.open(medium, path)
     try:

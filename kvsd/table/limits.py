@@ -6,7 +6,9 @@ of it: whoever meets a limit gives up the one attempt, and tries again later.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
@@ -63,12 +65,12 @@ def limit_of(error: BaseException | None) -> Limit | None:
             return None
 
 
-def told_apart(error: OSError, medium: Medium, directory: Path) -> OSError:
-    """`error`, or OutOfInodes where that is what it means. For a worker: it asks the file system."""
-    if error.errno == errno.ENOSPC:
-        try:
-            if medium.has_no_inodes(directory):
-                return OutOfInodes(error.errno, "no inodes are left", str(directory))
-        except OSError:
-            pass  # then it stays what it is
-    return error
+@contextlib.contextmanager
+def telling_apart(medium: Medium, directory: Path) -> Iterator[None]:
+    """Raise OutOfInodes for an ENOSPC that means that. For a worker: it asks the file system."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC and medium.has_no_inodes(directory):
+            raise OutOfInodes(error.errno, "no inodes are left", str(directory)) from error
+        raise

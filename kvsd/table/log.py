@@ -16,7 +16,7 @@ from zlib import crc32
 
 from kvsd.table import recovery
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
-from kvsd.table.limits import limit_of, told_apart
+from kvsd.table.limits import limit_of, telling_apart
 from kvsd.table.medium import Medium
 from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
@@ -121,14 +121,15 @@ class Log:
 
     def _settle(self, settlement: Settlement) -> None:
         try:
-            settlement.run()
-            self.resumed(settlement)
-            self.reserve().run()
+            with telling_apart(self.medium, self.directory):
+                settlement.run()
+                self.resumed(settlement)
+                self.reserve().run()
         except OSError as error:
             if limit_of(error) is None:
                 raise
             if not self.is_settled:
-                self.unsettled_because = told_apart(error, self.medium, self.directory)
+                self.unsettled_because = error
                 settlement.keep()
 
     @property
@@ -143,7 +144,7 @@ class Log:
     @property
     def size_bytes(self) -> int:
         """All segments as they are on the disk, zeros ahead of the appends included."""
-        return sum(self.medium.size(segment.fd) for segment in self._segments.values())
+        return sum(segment.size_bytes for segment in self._segments.values())
 
     @property
     def is_settled(self) -> bool:
@@ -162,7 +163,7 @@ class Log:
         self._committed = copy.copy(self._tail)
         self._failed_to = self._tail.end
         """Where the entries of a failed append end in the active segment, and its SEAL may stand."""
-        self._filled_to = self.medium.size(active.fd)
+        self._filled_to = active.size_bytes
         self._fill_bytes = FIRST_FILL_BYTES
         self._fill: Fill | None = None
         self._runs.clear()
@@ -286,13 +287,16 @@ class Log:
     def committed(self, append: Append) -> None:
         """`append` has run: its entries can be read, and count as synced if it synced."""
         for run in append.runs:
-            assert run.segment is not None
-            if run.seal is not None:
-                self._unhinted.append(run.segment.path)
-            if run.segment is not self._active:
-                self._segments[run.header.number] = self._active = run.segment
-                self._filled_to = max(self.medium.size(run.segment.fd), run.end)
+            segment = run.segment
+            assert segment is not None
+            segment.size_bytes = max(segment.size_bytes, run.end)
+            if segment is not self._active:
+                self._segments[run.header.number] = self._active = segment
+                self._filled_to = segment.size_bytes
                 self._fill_bytes = FIRST_FILL_BYTES
+            if run.seal is not None:
+                segment.size_bytes = run.end + len(run.seal)
+                self._unhinted.append(segment.path)
         self._committed = self._taken
         if append.sync:
             self._mark_synced(self._taken.header, self._taken.end)
@@ -338,6 +342,7 @@ class Log:
             case Resume():
                 assert job.created is not None
                 active = job.created
+                job.segment.size_bytes = job.end + len(job.seal_entry)
                 self._unhinted.append(job.segment.path)
                 self._segments[job.header.number] = active
             case Settlement():
@@ -379,6 +384,7 @@ class Log:
             self._fill_bytes = 0  # no room, or no descriptor: this segment does without
         else:
             self._filled_to = max(self._filled_to, fill.start + fill.size)
+            fill.segment.size_bytes = max(fill.segment.size_bytes, fill.start + fill.size)
             self._fill_bytes = min(self._fill_bytes * 2, MAX_FILL_BYTES)
 
     def sync(self) -> Sync | None:

@@ -49,7 +49,7 @@ def recover(
         empty: set[int] = set()
         unhinted: list[Path] = []
         reader: SegmentReader | None = None
-        progress.bytes_total = sum(medium.size(segment.fd) for segment in segments)
+        progress.bytes_total = sum(segment.size_bytes for segment in segments)
         for segment in segments:
             _check_continues(segment, covered_through)
             reader, is_hinted = _read(segment, sink, progress, is_last=segment is segments[-1])

@@ -16,7 +16,7 @@ from zlib import crc32
 
 from kvsd.errors import CorruptLog, UnsupportedFormat
 from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_BYTES, header_is_intact, seed
-from kvsd.table.medium import Medium
+from kvsd.table.medium import LostFile, Medium
 from kvsd.types import Key, Value
 
 MAGIC: Final = b"kvsdseg\n"
@@ -178,13 +178,28 @@ class Stored(NamedTuple):
 class Segment:
     """An open segment. The descriptor closes with the last pin: a worker never reads from a reused number."""
 
-    __slots__ = ("_closing", "_pins", "_reads_cached", "crc_seed", "fd", "header", "medium", "path")
+    __slots__ = (
+        "_closing",
+        "_pins",
+        "_reads_cached",
+        "crc_seed",
+        "fd",
+        "header",
+        "is_withdrawn",
+        "medium",
+        "path",
+        "size_bytes",
+    )
 
-    def __init__(self, medium: Medium, path: Path, header: SegmentHeader, fd: int) -> None:
+    def __init__(self, medium: Medium, path: Path, header: SegmentHeader, fd: int, size_bytes: int) -> None:
         self.medium = medium
         self.path = path
         self.header = header
         self.fd = fd
+        self.size_bytes = size_bytes
+        """As far as is known, zeros ahead of the appends included; the disk need not be asked."""
+        self.is_withdrawn = False
+        """Its name was taken away by us; what was opened before is still read."""
         self.crc_seed = header.crc_seed
         self._reads_cached = medium.can_read_cached(fd)
         self._pins = 0
@@ -197,7 +212,7 @@ class Segment:
             header = SegmentHeader.decode(medium.read(fd, SEGMENT_HEADER_BYTES, 0), path)
             if parse_name(path.name) != (header.segment_id, header.generation):
                 raise CorruptLog(f"{path}: the header belongs to {header.name}; was the file renamed?", str(path), 0)
-            return cls(medium, path, header, fd)
+            return cls(medium, path, header, fd, medium.size(fd))
         except BaseException:
             medium.close(fd)
             raise
@@ -206,19 +221,46 @@ class Segment:
     def create(
         cls, medium: Medium, directory: Path, header: SegmentHeader, *, fill_bytes: int = FIRST_FILL_BYTES
     ) -> Segment:
-        """A segment appears under its name only with a synced header, and zeros for the first appends behind it."""
+        """A segment appears under its name only with a synced header, and zeros for the first appends behind it.
+
+        Never over another file, unless that is what an earlier try with the same header has left.
+        """
         path = directory / header.name
         temporary = directory / (header.name + TEMPORARY)
         fd = medium.open(temporary, create=True)
         try:
             medium.write(fd, [header.encode(), bytes(fill_bytes)], 0)
             medium.sync(fd)
-            medium.rename(temporary, path)
+            if medium.exists(path) and _has_header(medium, path, header):
+                medium.rename(temporary, path)
+            else:
+                medium.rename_to_new(temporary, path)
             medium.sync_directory(directory)
-            return cls(medium, path, header, fd)
+            return cls(medium, path, header, fd, SEGMENT_HEADER_BYTES + fill_bytes)
         except BaseException:
             medium.close(fd)
             raise
+
+    def check(self, least_bytes: int) -> None:
+        """Raises LostFile where the file is not where it was, or shorter than that."""
+        self.medium.check_file(self.path, self.fd, least_bytes)
+
+    def check_size(self, least_bytes: int) -> None:
+        """Raises LostFile where the file is shorter: appending would hide that something was cut off."""
+        size_bytes = self.medium.size(self.fd)
+        if size_bytes < least_bytes:
+            raise LostFile(self.path, f"was cut: it has {size_bytes} bytes, and had {least_bytes}")
+
+    def open_again(self, least_bytes: int) -> int:
+        """Another descriptor of the same file, which has at least so many bytes. Raises LostFile where it is not."""
+        fd = self.medium.open(self.path)
+        try:
+            self.check(least_bytes)
+            self.medium.check_file(self.path, fd, least_bytes)
+        except BaseException:
+            self.medium.close(fd)
+            raise
+        return fd
 
     def read_cached(self, offset: int, key: Key, seq: int, value_bytes: int) -> Stored | None:
         """The entry at `offset`, if the page cache holds it all; never waits for the disk.
@@ -271,6 +313,14 @@ class Segment:
             self._closing = True
             if not self._pins:
                 self.medium.close(self.fd)
+
+
+def _has_header(medium: Medium, path: Path, header: SegmentHeader) -> bool:
+    fd = medium.open(path)
+    try:
+        return medium.read(fd, SEGMENT_HEADER_BYTES, 0) == header.encode()
+    finally:
+        medium.close(fd)
 
 
 def seal(medium: Medium, fd: int, end: int, entry: bytes) -> None:

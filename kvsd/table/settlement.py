@@ -136,6 +136,7 @@ def _write_seal_again(reader: SegmentReader, at: int) -> None:
     once there is a successor, that would be corruption."""
     medium, fd = reader.segment.medium, reader.segment.fd
     seal(medium, fd, at, medium.read(fd, reader.accepted_to - at, at))
+    reader.segment.size_bytes = reader.accepted_to
 
 
 def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_old: bool) -> Segment:
@@ -154,6 +155,7 @@ def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_ol
         medium.sync(fd)
     finally:
         medium.close(fd)
+    segment.check(0)  # by now, it may be something else that would be replaced
     if keep_old:
         _set_aside(medium, path)
         medium.sync_directory(path.parent)

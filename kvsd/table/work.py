@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from kvsd.table.limits import limit_of, told_apart
-from kvsd.table.medium import Medium
+from kvsd.table.limits import limit_of, telling_apart
+from kvsd.table.medium import LostFile, Medium
 from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, seal
 
 RESERVE_NAME: Final = "reserve"
@@ -49,16 +49,16 @@ class Append:
 
     def run(self) -> None:
         """Raises OSError, with all that did not get a descriptor or an inode told apart from a full disk."""
-        try:
+        with telling_apart(self.medium, self.directory):
             self._run()
-        except OSError as error:
-            raise told_apart(error, self.medium, self.directory) from error
 
     def _run(self) -> None:
         for run in self.runs:
             segment = run.segment
             if segment is None:
                 segment = run.segment = Segment.create(self.medium, self.directory, run.header)
+            else:
+                segment.check_size(run.offset)
             if run.buffers:
                 # One buffer: joining is cheaper than a vector of hundreds of small ones.
                 self.medium.write(segment.fd, [b"".join(run.buffers)], run.offset)
@@ -87,11 +87,14 @@ class Fill:
         self.start = start
         self.size = size
         self.filled = False
+        self._known_bytes = segment.size_bytes
 
     def run(self) -> None:
         medium = self.segment.medium
         try:
-            fd = medium.open(self.segment.path)
+            fd = self.segment.open_again(self._known_bytes)
+        except LostFile:
+            raise
         except OSError:
             return  # nothing was written, so nothing can be wrong; appends do without zeros
         try:
@@ -154,10 +157,8 @@ class Resume:
 
     def run(self) -> None:
         """Raises OSError as an Append does."""
-        try:
+        with telling_apart(self.segment.medium, self.segment.path.parent):
             self._run()
-        except OSError as error:
-            raise told_apart(error, self.segment.medium, self.segment.path.parent) from error
 
     def _run(self) -> None:
         medium, path = self.segment.medium, self.segment.path
@@ -183,7 +184,7 @@ class Resume:
 
     def _open(self) -> int:
         try:
-            return self.segment.medium.open(self.segment.path)
+            return self.segment.open_again(self.end)
         except OSError as error:
             limit = limit_of(error)
             if limit is None or not limit.is_of_descriptors:

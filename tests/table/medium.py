@@ -264,6 +264,7 @@ class FaultyMedium(Medium):
     """The recorder: real files under `root`, nothing really synced, and failures by plan. Safe for threads."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
         self.operations: list[Operation] = []
@@ -339,6 +340,8 @@ class FaultyMedium(Medium):
         """What the end of the process does: all descriptors close, and what was written stays written."""
         for fd in list(self.open_files):
             self.close(fd)
+        for folder in list(self._held):
+            self.release_folder(folder)
         self.heal()
 
     # Replay
