@@ -85,6 +85,7 @@ class TableActor:
         """Serve until the mailbox yields None; then commit what is staged, seal the log, and close it."""
         self._write_hints()
         self._compactor.consider()
+        self._compactor.written()
         self._plan_sweep(_SWEEP_SECONDS)
         while not self._stopping:
             request = await self.mailbox.get()
@@ -201,7 +202,14 @@ class TableActor:
         return self._committer.can_append and self._store.seal()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        return self._loop.call_later(seconds, callback)
+        def call() -> None:
+            try:
+                callback()
+                self._committer.start()  # it may have had the log sealed
+            except Exception as error:
+                self._crash(error)
+
+        return self._loop.call_later(seconds, call)
 
     def time(self) -> float:
         return self._loop.time()
@@ -371,6 +379,7 @@ class TableActor:
         if self._blocked:
             self._go_on_all()
         self._plan_sweep(_SWEEP_SECONDS)
+        self._compactor.written()
         if self.state is State.FULL:
             self._compactor.consider()  # the deletes that it takes are to give room
 

@@ -138,6 +138,11 @@ class Log:
         return self._active.header.number
 
     @property
+    def active_bytes(self) -> int:
+        """Of its entries; the zeros behind them are not counted."""
+        return self._committed.end
+
+    @property
     def segment_count(self) -> int:
         return len(self._segments)
 
