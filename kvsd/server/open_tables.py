@@ -47,6 +47,7 @@ class OpenTables:
         max_open_tables: int,
         medium: Medium,
         patience_seconds: float,
+        is_clock_right: Callable[[], bool],
     ) -> None:
         self.stopping = False
         """The server stops: nothing is opened any more."""
@@ -58,6 +59,7 @@ class OpenTables:
         self._max_open_tables = max_open_tables
         self._medium = medium
         self._patience_seconds = patience_seconds
+        self._is_clock_right = is_clock_right
         self._loop = asyncio.get_running_loop()
         self._open: dict[Slot, None] = {}
         """Those with an actor or on the way to one."""
@@ -108,6 +110,7 @@ class OpenTables:
                 self._reporter,
                 fsync_interval_ms=effective.fsync_interval_ms,
                 compaction=effective.compaction_options,
+                is_clock_right=self._is_clock_right,
             )
         except (StorageError, TableUnavailable) as failure:
             error = failure

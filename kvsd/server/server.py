@@ -28,6 +28,7 @@ from kvsd.protocol.decoder import Limits
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, insecure_users
 from kvsd.server.catalog import Catalog
+from kvsd.server.clock import WallClock
 from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.listener import Listener, bind
@@ -187,6 +188,8 @@ class Server:
                 else "any number of acknowledged writes"
             )
             self._reporter.warning(f"fsync: {settings.fsync}; a power loss can take {lost}")
+        is_new = not (directory.root / "catalog").exists() and not (directory.root / "namespaces").exists()
+        clock = WallClock(directory.root, self._reporter, is_new=is_new)
         catalog = Catalog(directory.root)
         for name in catalog.settle():
             self._reporter.warning("a folder that is no table's is set aside", table=str(name))
@@ -197,7 +200,7 @@ class Server:
             compactions=self._threads(1, "kvsd-compaction"),
             hints=self._threads(1, "kvsd-hint"),
         )
-        tables = Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium())
+        tables = Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium(), clock=clock)
         # Last, and not at the cost of the other pools.
         commits.grow(_COMMIT_THREADS)
         if commits.lacking:

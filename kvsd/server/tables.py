@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -18,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 from kvsd.config import StorageSettings
 from kvsd.errors import KvsdError, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped
+from kvsd.server.clock import WallClock
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import TableName
 from kvsd.server.open_tables import PATIENCE_SECONDS, OpenTables
@@ -35,6 +37,8 @@ P = ParamSpec("P")
 
 _LOAD_THREADS: Final = 4
 _PURGE_SECONDS: Final = 3_600.0
+_DOUBT_SECONDS: Final = 10.0
+"""Between two looks whether the clock can be believed by now."""
 _DESCRIPTION_BYTES: Final = 64 << 10
 
 
@@ -87,8 +91,11 @@ class Tables:
         *,
         medium: Medium | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        clock: WallClock | None = None,
     ) -> None:
+        """Without `clock`, the time is believed whatever it is."""
         self._catalog = catalog
+        self._clock = clock
         self._storage = storage
         self._dispatcher = dispatcher
         self._reporter = reporter
@@ -106,6 +113,7 @@ class Tables:
             max_open_tables=storage.max_open_tables,
             medium=medium or Medium(),
             patience_seconds=patience_seconds,
+            is_clock_right=self._is_clock_right,
         )
         self._administration = Threads(1, "kvsd-tables")
         self._changing = asyncio.Lock()
@@ -155,20 +163,34 @@ class Tables:
             await asyncio.gather(*map(self._open_tables.end, self._tables.values()))
         ending = self.changes | ({self._purging} if self._purging is not None else set())
         await asyncio.gather(*ending, return_exceptions=True)
+        await self._remember_clock(self._administration)
         for pool in (self._loads, self._administration):
             pool.shutdown()
 
     async def _purge(self) -> None:
-        keep_seconds = self._storage.dropped_keep_seconds
         while True:
-            try:
-                removed = await self._loop.run_in_executor(self._loads, self._catalog.remove_dropped, keep_seconds)
-            except OSError as error:
-                self._reporter.warning("dropped tables could not be removed", error=str(error))
-            else:
-                for dropped in removed:
-                    self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
-            await asyncio.sleep(_PURGE_SECONDS)
+            is_clock_right = self._is_clock_right()
+            if is_clock_right:
+                await self._remember_clock(self._loads)
+                await self._remove_dropped()
+            await asyncio.sleep(_PURGE_SECONDS if is_clock_right else _DOUBT_SECONDS)
+
+    async def _remove_dropped(self) -> None:
+        keep_seconds = self._storage.dropped_keep_seconds
+        try:
+            removed = await self._loop.run_in_executor(self._loads, self._catalog.remove_dropped, keep_seconds)
+        except OSError as error:
+            self._reporter.warning("dropped tables could not be removed", error=str(error))
+        else:
+            for dropped in removed:
+                self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
+
+    def _is_clock_right(self) -> bool:
+        return self._clock is None or self._clock.is_right()
+
+    async def _remember_clock(self, pool: Executor) -> None:
+        if self._clock is not None and self._clock.is_right():
+            await self._loop.run_in_executor(pool, self._clock.remember)
 
     # Administration
 

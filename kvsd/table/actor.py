@@ -48,12 +48,15 @@ class TableActor:
         *,
         fsync_interval_ms: int = 1_000,
         compaction: CompactionOptions | None = None,
+        is_clock_right: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_clock_right` is asked before what has expired is removed for good."""
         self.name = name
         self.mailbox = mailbox
         """None ends the task, once all before it is answered."""
         self.unavailable: TableUnavailable | None = None
         self._store = store
+        self._is_clock_right = is_clock_right
         self._reporter = reporter
         self._workers = workers = Workers(pools, self._crash)
         self._committer = Committer(name, store, workers, reporter, self, interval_ms=fsync_interval_ms)
@@ -361,7 +364,7 @@ class TableActor:
         """Log what has expired, a bounded number at a time."""
         self._sweep_timer = None
         swept = 0
-        if self.unavailable is None and self.refuse_write(is_deletion=True) is None:
+        if self.unavailable is None and self._is_clock_right() and self.refuse_write(is_deletion=True) is None:
             swept = self._store.sweep(_SWEEP_KEYS)
             self._committer.start()
         if not self._stopping:

@@ -213,6 +213,8 @@ class Operations:
         old = self._get(key, request)
         match old:
             case None if len(request.reads) == reads:
+                if self._store.bury(key):
+                    request.group = self._store.group
                 return None
             case Busy():
                 return old
@@ -246,6 +248,8 @@ class Operations:
             self._store.set(operation.key, change.value, change.expires_us)
         elif value is not None:
             self._store.delete(operation.key)
+        elif not self._store.bury(operation.key):
+            return change.result
         request.group = self._store.group
         return change.result
 
@@ -290,7 +294,11 @@ class Operations:
                 case Set():
                     writes.append((step.key, step.value, step.expires_us))
                     written.add(step.key)
-                case Delete() if step.key in written or self._version(step.key, request) != ABSENT:
+                case Delete() if (
+                    step.key in written
+                    or self._version(step.key, request) != ABSENT
+                    or self._store.has_expired(step.key)
+                ):
                     writes.append((step.key, None, 0))
                 case Delete() | Check():
                     pass

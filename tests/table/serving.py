@@ -88,6 +88,7 @@ class Serving:
         memory_bytes: int,
         interval_ms: int,
         compaction: CompactionOptions,
+        is_clock_right: Callable[[], bool],
         **options: Any,
     ) -> None:
         self.medium = medium
@@ -103,6 +104,7 @@ class Serving:
             self.reporter,
             fsync_interval_ms=interval_ms,
             compaction=compaction,
+            is_clock_right=is_clock_right,
         )
         self.budget = Budget(memory_bytes)
         self.origin = self.new_origin()
@@ -161,6 +163,7 @@ async def serving(
     memory_bytes: int = 1 << 20,
     interval_ms: int = 1_000,
     compaction: CompactionOptions = _ON_DEMAND,
+    is_clock_right: Callable[[], bool] = lambda: True,
     **options: Any,
 ) -> AsyncIterator[Serving]:
     """A table that is stopped at the end, within a bound; then nothing must be held or open any more."""
@@ -174,6 +177,7 @@ async def serving(
             memory_bytes=memory_bytes,
             interval_ms=interval_ms,
             compaction=compaction,
+            is_clock_right=is_clock_right,
             **options,
         )
         try:
