@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -179,7 +178,7 @@ class Catalog:
         """Remove the files of tables that were dropped longer ago; what cannot be removed is tried anew next time."""
         due = [dropped for dropped in self.dropped() if dropped.seconds + keep_seconds <= self._now()]
         for dropped in due:
-            shutil.rmtree(dropped.folder, ignore_errors=True)
+            self._medium.remove_tree(dropped.folder)
         return [dropped for dropped in due if not dropped.folder.exists()]
 
     def _set_aside(self, name: TableName) -> None:

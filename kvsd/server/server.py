@@ -114,7 +114,7 @@ class Server:
             descriptors = _raise_descriptor_limit(
                 self.config.server.max_tcp_connections + self._spare_descriptors + _SPARE_DESCRIPTORS
             )
-            directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir))
+            directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir, Medium()))
             context = self._tls_context()
             authenticator = Authenticator.from_users(self.config.storage.users)
             self._owned.push_async_callback(authenticator.close)
@@ -186,7 +186,7 @@ class Server:
                 else "any number of acknowledged writes"
             )
             self._reporter.warning(f"fsync: {settings.fsync}; a power loss can take {lost}")
-        catalog = Catalog(directory.root)
+        catalog = Catalog(directory.root, directory.medium)
         for name in catalog.settle():
             self._reporter.warning("a folder that is no table's is set aside", table=str(name))
         pools = Pools(
@@ -197,12 +197,21 @@ class Server:
         )
         for pool in filter(None, (pools.commits, pools.reads, pools.compactions, pools.hints)):
             self._owned.callback(pool.shutdown)
-        return Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium())
+        return Tables(
+            catalog,
+            settings,
+            pools,
+            self.dispatcher,
+            self._reporter,
+            medium=directory.medium,
+            check_root=directory.check,
+        )
 
     @property
     def _spare_descriptors(self) -> int:
-        """What the tables may need beside the connections: one for each, and one for each further segment."""
-        return self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
+        """What the tables may need beside the connections: two for each (its folder, and the segment that is written),
+        and one for each further segment."""
+        return 2 * self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
 
     def _affordable_connections(self, descriptors: float) -> int:
         """As many as configured, or as leave the tables some of the process's `descriptors`."""

@@ -23,16 +23,20 @@ _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alo
 _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
+_ADVICE: Final = (
+    "what was there can still be read: copy it before the server stops; or put back what is missing, then reopen"
+)
 _MAX_BUFFERS = 512  # below every platform's IOV_MAX
 
 
 class LostFile(OSError):
     """A file or folder is not where it was, or not as long: somebody has removed, moved, replaced or cut it."""
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, what: str, advice: str = _ADVICE) -> None:
         super().__init__(errno.ESTALE, what, str(path))
         self.path = path
         self.what = what
+        self.advice = advice
 
     def __str__(self) -> str:
         return f"{self.path} {self.what}"
