@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
-from kvsd.errors import KvsdError, TableNotFound, TableUnavailable
+from kvsd.errors import KvsdError, ReadOnly, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import TableName
@@ -110,7 +110,7 @@ class Tables:
             medium=medium or Medium(),
             patience_seconds=patience_seconds,
         )
-        self.watch = Watch(self._open_tables, check_root, reporter)
+        self.watch = Watch(self._open_tables, check_root, self._check_catalog, reporter)
         self._administration = ThreadPoolExecutor(1, thread_name_prefix="kvsd-tables")
         self._changing = asyncio.Lock()
         """One change of the catalog at a time."""
@@ -321,9 +321,15 @@ class Tables:
         self._tables[name] = table
         self._dispatcher.add(name, table.mailbox)
 
+    async def _check_catalog(self) -> None:
+        # Where it is changed, so that no change of our own looks like another's.
+        await self._loop.run_in_executor(self._administration, self._catalog.check)
+
     async def _change(self, change: Callable[[], None]) -> None:
         if self._open_tables.stopping:
             raise TableUnavailable("the server is stopping")
+        if (lost := self._open_tables.lost) is not None:
+            raise ReadOnly(f"no table is created, changed or dropped: {lost}; {lost.advice}")
         await self._loop.run_in_executor(self._administration, change)
 
     def _effective(self, settings: TableSettings) -> Effective:

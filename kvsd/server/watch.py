@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -27,11 +27,19 @@ and the segments that are written are looked at each time."""
 
 
 class Watch:
-    """Over `tables`; `check_root` raises LostFile. From `start` to `stop` it looks by itself."""
+    """Over `tables`; `check_root` and `check_catalog` raise LostFile. From `start` to `stop` it looks by itself."""
 
-    def __init__(self, tables: OpenTables, check_root: Callable[[], None], reporter: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        tables: OpenTables,
+        check_root: Callable[[], None],
+        check_catalog: Callable[[], Awaitable[None]],
+        reporter: FilteringBoundLogger,
+    ) -> None:
         self._tables = tables
         self._check_root = check_root
+        self._check_catalog = check_catalog
+        self._is_catalog_lost = False
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="kvsd-watch")
@@ -59,6 +67,8 @@ class Watch:
         """One look, to its end: what is missing then has made its table read-only, and the log says so."""
         healthy = [table for table in self._tables if table.is_healthy and not table.closing]
         await self._look(healthy, limit=max(1, _SEGMENTS // max(1, len(healthy))))
+        if self._tables.lost is None:
+            await self._look_at_catalog()
 
     async def refuse_to_reopen(self, table: Slot) -> None:
         """Raises ReadOnly while files that `table` has lost are not back: it would be opened without what they held."""
@@ -87,6 +97,23 @@ class Watch:
             with contextlib.suppress(OSError):
                 look.run()
         return None
+
+    async def _look_at_catalog(self) -> None:
+        try:
+            await self._check_catalog()
+        except LostFile as lost:
+            if not self._is_catalog_lost:
+                self._is_catalog_lost = True
+                self._reporter.critical(
+                    "the catalog of tables is not the server's own any more",
+                    path=str(lost.path),
+                    found=lost.what,
+                    advice=lost.advice,
+                )
+        except OSError:
+            pass  # that says nothing about the file
+        else:
+            self._is_catalog_lost = False
 
     def _root_is(self, lost: LostFile | None) -> None:
         """All tables are concerned, with one line in the log."""

@@ -112,6 +112,15 @@ class Medium:
         if held.st_size < least_bytes:
             raise LostFile(path, f"was cut: it has {held.st_size} bytes, and had {least_bytes}")
 
+    def stamp(self, path: Path) -> tuple[int, ...]:
+        """What changes when a file is replaced or written to; may change for less. Raises LostFile where it is gone."""
+        with self._at(path) as (at, folder):
+            try:
+                found = os.stat(at, dir_fd=folder)
+            except OSError as error:
+                raise _lost(path, error) from error
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
     def check_folder(self, folder: Path) -> None:
         """Raises LostFile where the path of the held `folder` leads elsewhere, by the way that everybody else goes."""
         _check_same(folder, os.fstat(self._held[folder]), folder.stat)
@@ -251,12 +260,15 @@ class Medium:
             os.close(fd)
 
 
+def _lost(path: Path, error: OSError) -> OSError:
+    """What a name that leads nowhere says of its file; else `error` itself, which says nothing of it."""
+    return LostFile(path, "was removed or moved away") if error.errno in _NOT_THERE else error
+
+
 def _check_same(path: Path, held: os.stat_result, look: Callable[[], os.stat_result]) -> None:
     try:
         found = look()
     except OSError as error:
-        if error.errno not in _NOT_THERE:
-            raise
-        raise LostFile(path, "was removed or moved away") from error
+        raise _lost(path, error) from error
     if not os.path.samestat(held, found):
         raise LostFile(path, "was replaced by another")
