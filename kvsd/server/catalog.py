@@ -178,11 +178,18 @@ class Catalog:
             return  # there is none yet
         try:
             stamp = self._medium.stamp(self._path)
-            if stamp != self._stamp and self._path.read_bytes() != self._content:
+            if stamp != self._stamp and self._read() != self._content:
                 raise LostFile(self._path, "was changed by somebody else")
         except LostFile as error:
             raise LostFile(self._path, error.what, _ADVICE) from error
         self._stamp = stamp
+
+    def _read(self) -> bytes:
+        fd = self._medium.open(self._path)
+        try:
+            return self._medium.read(fd, len(self._content) + 1, 0)
+        finally:
+            self._medium.close(fd)
 
     # What was dropped
 

@@ -227,14 +227,18 @@ class Medium:
 
     def sync_parents(self, path: Path) -> None:
         """Make the names that lead to `path` durable, whoever has created them, up to its mount point."""
-        device = path.stat().st_dev
+        device = self._device(path)
         for folder in path.absolute().parents:
-            if folder.stat().st_dev != device:
+            if self._device(folder) != device:
                 return
             try:
                 self.sync_directory(folder)
             except PermissionError:
                 return  # what we may not read we have not created
+
+    def _device(self, folder: Path) -> int:
+        with self._at(folder, within=True) as (at, above):
+            return (at.stat() if above is None else os.stat(at, dir_fd=above)).st_dev
 
     def sync_directory(self, path: Path) -> None:
         with self._directory(path) as fd:
