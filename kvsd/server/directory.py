@@ -17,8 +17,8 @@ from typing import Final, Self
 
 from kvsd.errors import ConfigError
 from kvsd.server.names import TableName
+from kvsd.table.limits import limit_of
 from kvsd.table.medium import LostFile, Medium
-from kvsd.table.work import is_disk_full
 from kvsd.types import NAME
 
 _LOCK_NAME: Final = "lock"
@@ -53,7 +53,7 @@ class DataDirectory:
             # Never unlinked: another process could hold a lock on the file that is gone.
             self._lock = self._open_lock(os.O_CREAT)
         except OSError as error:
-            if is_folder_locked and is_disk_full(error):
+            if is_folder_locked and (limit := limit_of(error)) is not None and limit.is_of_disk:
                 return  # the folder's lock will do, and what is there can be read
             raise self._unusable(error) from error
         try:

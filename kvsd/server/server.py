@@ -16,7 +16,6 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +38,8 @@ from kvsd.server.tables import Tables
 from kvsd.server.tls import ensure_certificates, server_context
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
+from kvsd.table.threads import LIMIT as THREADS
+from kvsd.table.threads import Threads
 from kvsd.table.workers import Pools
 from kvsd.types import Address, Fsync
 
@@ -189,15 +190,14 @@ class Server:
         catalog = Catalog(directory.root, directory.medium)
         for name in catalog.settle():
             self._reporter.warning("a folder that is no table's is set aside", table=str(name))
+        commits = self._threads(1, "kvsd-commit")
         pools = Pools(
-            commits=ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="kvsd-commit"),
-            reads=ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="kvsd-read"),
-            compactions=ThreadPoolExecutor(1, thread_name_prefix="kvsd-compaction"),
-            hints=ThreadPoolExecutor(1, thread_name_prefix="kvsd-hint"),
+            commits=commits,
+            reads=self._threads(_READ_THREADS, "kvsd-read"),
+            compactions=self._threads(1, "kvsd-compaction"),
+            hints=self._threads(1, "kvsd-hint"),
         )
-        for pool in filter(None, (pools.commits, pools.reads, pools.compactions, pools.hints)):
-            self._owned.callback(pool.shutdown)
-        return Tables(
+        tables = Tables(
             catalog,
             settings,
             pools,
@@ -206,6 +206,16 @@ class Server:
             medium=directory.medium,
             check_root=directory.check,
         )
+        # Last, and not at the cost of the other pools.
+        commits.grow(_COMMIT_THREADS)
+        if commits.lacking:
+            self._reporter.warning(f"too few {THREADS}; writes share those that there are", lacking=commits.lacking)
+        return tables
+
+    def _threads(self, count: int, name: str) -> Threads:
+        pool = Threads(count, name)
+        self._owned.callback(pool.shutdown)
+        return pool
 
     @property
     def _spare_descriptors(self) -> int:

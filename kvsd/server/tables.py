@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -29,6 +28,7 @@ from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
 from kvsd.table.request import Compact, CompactionProgress, Describe, Operation, Origin, Request, Result, Status
+from kvsd.table.threads import Threads
 from kvsd.table.workers import Pools
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Tables:
         self._tables: dict[TableName, Slot] = {}
         self._dropped: WeakValueDictionary[TableName, Slot] = WeakValueDictionary()
         """Those that sessions still have in use: a new table of the name is what they find there."""
-        self._loads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="kvsd-load")
+        self._loads = Threads(_LOAD_THREADS, "kvsd-load")
         self._open_tables = OpenTables(
             catalog.folder,
             self._effective,
@@ -111,7 +111,7 @@ class Tables:
             patience_seconds=patience_seconds,
         )
         self.watch = Watch(self._open_tables, check_root, self._check_catalog, reporter)
-        self._administration = ThreadPoolExecutor(1, thread_name_prefix="kvsd-tables")
+        self._administration = Threads(1, "kvsd-tables")
         self._changing = asyncio.Lock()
         """One change of the catalog at a time."""
         self._purging: asyncio.Task[None] | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from structlog.typing import FilteringBoundLogger
@@ -19,6 +18,7 @@ from kvsd.server.open_tables import OpenTables
 from kvsd.server.slot import Slot
 from kvsd.table.look import Look
 from kvsd.table.medium import LostFile
+from kvsd.table.threads import Threads
 
 _PAUSE_SECONDS: Final = 1.0
 _SEGMENTS: Final = 1_000
@@ -42,11 +42,10 @@ class Watch:
         self._is_catalog_lost = False
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kvsd-watch")
+        self._executor = Threads(1, "kvsd-watch")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._executor.submit(int)  # its thread, while there are threads to be had
         self._task = self._loop.create_task(self._run(), name="watch")
 
     async def stop(self) -> None:

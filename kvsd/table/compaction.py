@@ -38,6 +38,7 @@ class Compaction:
         self.bytes_done = 0
         """Of the inputs."""
         self.reclaimed_bytes = 0
+        self.tombstones_dropped = 0
         self.is_syncing_log = False
         """Whether the job under way syncs the log's active segment: its failure is the table's."""
         first, last = self.run[0].header, self.run[-1].header
@@ -72,7 +73,8 @@ class Compaction:
                 segment.unpin()
         index, log = self.store.index, self.store.log
         for start in range(0, len(tombstones), SLICE_RECORDS):
-            index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
+            dropped = index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
+            self.tombstones_dropped += dropped
             yield _nothing
         log.retire(self.run)
         for number in self._numbers:
@@ -157,7 +159,13 @@ class Compaction:
         assert output is not None
         for segment in self._own:
             hint.discard(self._medium, segment.path)
-            self._medium.unlink(segment.path)
+            # Whoever has removed it since: all that is wanted of it stands in the output.
+            with contextlib.suppress(FileNotFoundError):
+                self._medium.unlink(segment.path)
+        for segment in self.run:
+            # Once more: one that was being written may have got its name only now.
+            if not self._medium.exists(segment.path):
+                hint.discard(self._medium, segment.path)
         self._medium.sync_directory(output.path.parent)
         self.reclaimed_bytes = sum(segment.size_bytes for segment in self.run) - output.size_bytes
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from kvsd.table import hint
 from kvsd.table.compaction_input import Slice
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, encode_header, encode_seal
 from kvsd.table.medium import Medium
@@ -129,4 +130,5 @@ class Output:
         assert self.segment is not None
         self.segment.is_withdrawn = True
         self.medium.unlink(self.path)
+        hint.discard(self.medium, self.path)
         self.medium.sync_directory(self.path.parent)

@@ -17,12 +17,13 @@ from zlib import crc32
 from kvsd.errors import CorruptLog
 from kvsd.table import recovery
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
+from kvsd.table.limits import limit_of, telling_apart
 from kvsd.table.look import Expected, Look
 from kvsd.table.medium import LostFile, Medium
 from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
 from kvsd.table.settlement import Settlement
-from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
+from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync
 from kvsd.types import Fsync, Key, Value
 
 Position: TypeAlias = int
@@ -96,6 +97,10 @@ class Log:
         self._last_timestamp_us = 0
         self._segments: dict[int, Segment] = {}
         self._settlement: Settlement | None = None
+        self.unsettled_because: OSError | None = None
+        """The limit that keeps the log from being appended to, where it was the last recovery that met one."""
+        self._later: dict[str, None] = {}
+        """Names of segments that a failed append or Resume may have created behind the active one."""
         self._runs: list[Run] = []
         self._syncs: set[Sync] = set()
         self._unhinted: list[Path] = []
@@ -139,13 +144,15 @@ class Log:
 
     def _settle(self, settlement: Settlement) -> None:
         try:
-            settlement.run()
-            self.resumed(settlement)
-            self.reserve().run()
+            with telling_apart(self.medium, self.directory):
+                settlement.run()
+                self.resumed(settlement)
+                self.reserve().run()
         except OSError as error:
-            if not is_disk_full(error):
+            if limit_of(error) is None:
                 raise
             if not self.is_settled:
+                self.unsettled_because = error
                 settlement.keep()
 
     @property
@@ -191,6 +198,7 @@ class Log:
         self._fill_bytes = FIRST_FILL_BYTES
         self._fill: Fill | None = None
         self._runs.clear()
+        self._later.clear()
         self.last_seq = max(self.last_seq, header.base_seq)
         self._last_timestamp_us = max(self._last_timestamp_us, header.base_timestamp_us)
 
@@ -332,6 +340,7 @@ class Log:
     def failed(self, append: Append) -> None:
         """`append` has failed; `abandon` must follow."""
         self._failed_to = append.runs[0].end
+        self._later.update((run.header.name, None) for run in append.runs[1:])
         for run in append.runs:
             if run.segment is not None and run.segment is not self._active:
                 run.segment.close()
@@ -354,7 +363,10 @@ class Log:
         tail = self._committed
         seal = self._seal_entry(tail)
         header = self._next_header(tail)
-        return Resume(self.medium, self._active, tail.end, self._failed_to, seal, header, sync=not self._is_loose)
+        later = list(self._later)
+        self._later[header.name] = None
+        sync = not self._is_loose
+        return Resume(self._active, tail.end, self._failed_to, seal, header, later=later, sync=sync)
 
     def resumed(self, job: Resume | Settlement) -> None:
         match job:
@@ -362,7 +374,7 @@ class Log:
                 assert job.created is not None
                 active = job.created
                 job.segment.size_bytes = job.end + len(job.seal_entry)
-                self._unhinted.append(job.path)
+                self._unhinted.append(job.segment.path)
                 self._segments[job.header.number] = active
             case Settlement():
                 found, active = self._segments, job.segments[-1]

@@ -253,6 +253,11 @@ class Medium:
         status = os.statvfs(self._held.get(path, path))
         return status.f_bavail * status.f_frsize
 
+    def has_no_inodes(self, path: Path) -> bool:
+        """Whether this file system has a number of files, and no further one for us; some have no such limit."""
+        status = os.statvfs(self._held.get(path, path))
+        return status.f_files > 0 and status.f_favail == 0
+
     @contextlib.contextmanager
     def _directory(self, path: Path) -> Iterator[int]:
         """A descriptor of its own, even if the folder is held: a listing and the news of a failure are told once."""

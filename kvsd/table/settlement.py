@@ -27,6 +27,8 @@ class Settlement:
     """
 
     may_have_lost_committed: Final = False
+    is_cut: Final = True
+    """As of a Resume: nothing was written that was not committed."""
 
     def __init__(
         self,

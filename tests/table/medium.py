@@ -483,6 +483,8 @@ class FaultyMedium(Medium):
 
     def unlink(self, path: Path) -> None:
         with self._call(Call.UNLINK):
+            if not path.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
             if self.room_bytes is not None:
                 self.room_bytes += path.stat().st_size
             del self._names[self._name(path)]
