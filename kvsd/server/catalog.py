@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from kvsd.errors import ConfigError, Conflict, InvalidValue, ReadOnly, TableNotF
 from kvsd.server.directory import folder_of, folders_in
 from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.table_settings import TableSettings, settings_from, texts_of
-from kvsd.table.medium import Medium
+from kvsd.table.medium import LostFile, Medium
 from kvsd.types import NAME
 
 MAX_TABLES: Final = 10_000
@@ -28,6 +27,12 @@ MAX_TABLES: Final = 10_000
 _MAGIC: Final = "kvsd catalog 1 "
 _HEAD: Final = re.compile(rb"kvsd catalog ([0-9]{1,9}) ([0-9A-F]{8})\n")
 _DROPPED: Final = re.compile(rf"({NAME.pattern})\.({NAME.pattern})\.([0-9]{{1,12}})")
+
+
+_ADVICE: Final = (
+    "the tables are served as before, and none is created, changed or dropped: put the file back; or, to go on with "
+    "what is there, restart the server"
+)
 
 
 class Dropped(NamedTuple):
@@ -56,6 +61,10 @@ class Catalog:
         self._path = root / "catalog"
         self._dropped = root / "dropped"
         self._is_written = False
+        self._content = b""
+        """What the file has, as it was read or written last."""
+        self._stamp: tuple[int, ...] = ()
+        """That of the file when it was last seen to have this content."""
         try:
             self._load()
         except OSError as error:
@@ -68,7 +77,8 @@ class Catalog:
             self.tables = {**self.tables, **dict.fromkeys(found, TableSettings())}
             self.namespaces |= {name.namespace for name in found}
             return
-        namespaces, tables = _decode(self._path, self._path.read_bytes())
+        self._content = self._path.read_bytes()
+        namespaces, tables = _decode(self._path, self._content)
         self.namespaces |= namespaces
         self.tables = {**self.tables, **tables}
         self._is_written = True
@@ -162,6 +172,25 @@ class Catalog:
         if name == DEFAULT_TABLE:
             raise Conflict(f"table {name} cannot be dropped")
 
+    def check(self) -> None:
+        """Raises LostFile where the file is not what was read or written last: somebody else had his hands in it."""
+        if not self._content:
+            return  # there is none yet
+        try:
+            stamp = self._medium.stamp(self._path)
+            if stamp != self._stamp and self._read() != self._content:
+                raise LostFile(self._path, "was changed by somebody else")
+        except LostFile as error:
+            raise LostFile(self._path, error.what, _ADVICE) from error
+        self._stamp = stamp
+
+    def _read(self) -> bytes:
+        fd = self._medium.open(self._path)
+        try:
+            return self._medium.read(fd, len(self._content) + 1, 0)
+        finally:
+            self._medium.close(fd)
+
     # What was dropped
 
     def dropped(self) -> list[Dropped]:
@@ -179,7 +208,7 @@ class Catalog:
         """Remove the files of tables that were dropped longer ago; what cannot be removed is tried anew next time."""
         due = [dropped for dropped in self.dropped() if dropped.seconds + keep_seconds <= self._now()]
         for dropped in due:
-            shutil.rmtree(dropped.folder, ignore_errors=True)
+            self._medium.remove_tree(dropped.folder)
         return [dropped for dropped in due if not dropped.folder.exists()]
 
     def _set_aside(self, name: TableName) -> None:
@@ -196,17 +225,19 @@ class Catalog:
     # The file
 
     def _write(self, namespaces: frozenset[str], tables: Mapping[TableName, TableSettings]) -> None:
-        new = self._path.with_name("catalog.new")
+        new, content = self._path.with_name("catalog.new"), _encode(namespaces, tables)
         try:
+            self.check()
             fd = self._medium.open(new, create=True)
             try:
-                self._medium.write(fd, [_encode(namespaces, tables)], 0)
+                self._medium.write(fd, [content], 0)
                 self._medium.sync(fd)
             finally:
                 self._medium.close(fd)
             self._medium.rename(new, self._path)
         except OSError as error:
             raise _failed(error) from error
+        self._content, self._stamp = content, ()
         try:
             self._medium.sync_directory(self.root)
         except OSError as error:

@@ -18,15 +18,17 @@ from kvsd.table.store import Store
 class Loader:
     """How far the recovery of a table is; `str()` is the percentage."""
 
-    def __init__(self, name: TableName, folder: Path, effective: Effective, medium: Medium) -> None:
+    def __init__(self, name: TableName, folder: Path, effective: Effective, medium: Medium, least_seq: int = 0) -> None:
+        """`least_seq` is known to have been acknowledged."""
         self._name = name
         self._folder = folder
-        log = Log(folder, LogOptions(effective.fsync, effective.segment_bytes), medium)
+        self._is_known = least_seq > 0
+        log = Log(folder, LogOptions(effective.fsync, effective.segment_bytes), medium, least_seq=least_seq)
         self._store = Store(log, cache_bytes=effective.cache_bytes)
 
     def run(self) -> Store:
         """On a worker. Raises TableUnavailable where the files are gone, and what Store.recover raises."""
-        if not self._folder.is_dir() and self._name != DEFAULT_TABLE:
+        if not self._folder.is_dir() and (self._name != DEFAULT_TABLE or self._is_known):
             # Recovery would make an empty table of it.
             raise TableUnavailable(
                 f"table {self._name} cannot be opened: {self._folder} is missing; restore it, or drop the table"

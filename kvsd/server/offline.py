@@ -35,13 +35,13 @@ def write(
     written before an error stays.
     """
     with DataDirectory(root) as directory:
-        catalog = Catalog(directory.root)
+        catalog = Catalog(directory.root, directory.medium)
         catalog.settle()
         if name.namespace not in catalog.namespaces:
             catalog.create_namespace(name.namespace)
         if name not in catalog.tables:
             catalog.create_table(name)
-        store = Store(Log(catalog.folder(name), options or LogOptions()), cache_bytes=0)
+        store = Store(Log(catalog.folder(name), options or LogOptions(), directory.medium), cache_bytes=0)
         try:
             store.recover()
             if not store.log.is_settled:

@@ -26,7 +26,7 @@ from kvsd.server.names import TableName
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings
 from kvsd.table.actor import TableActor
-from kvsd.table.medium import Medium
+from kvsd.table.medium import LostFile, Medium
 from kvsd.table.workers import Pools
 
 PATIENCE_SECONDS: Final = 0.25
@@ -51,6 +51,8 @@ class OpenTables:
     ) -> None:
         self.stopping = False
         """The server stops: nothing is opened any more."""
+        self.lost: LostFile | None = None
+        """The data folder is not where it was: nothing is opened meanwhile."""
         self._folder = folder
         self._effective = effective
         self._pools = pools
@@ -94,13 +96,15 @@ class OpenTables:
 
     async def _opening(self, table: Slot) -> None:
         effective = self._effective(table.settings)
-        loader = Loader(table.name, self._folder(table.name), effective, self._medium)
+        loader = Loader(table.name, self._folder(table.name), effective, self._medium, table.least_seq)
         patience = self._loop.call_later(
             self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
         )
         error: KvsdError | None = None
         try:
             await self._take_place(table)
+            if self.lost is not None:
+                raise TableUnavailable(f"table {table.name} cannot be opened: {self.lost}; {self.lost.advice}")
             store = await self._loop.run_in_executor(self._loads, loader.run)
             actor = TableActor(
                 str(table.name),
@@ -188,6 +192,8 @@ class OpenTables:
         """The actor's task has ended, by `close` or by a fault of ours."""
         if running.cancelled():
             return  # the loop is being torn down
+        if table.actor is not None:
+            table.least_seq = max(table.least_seq, table.actor.committed_seq)
         table.actor = table.running = None
         table.mailbox.on_put = table.knock
         error = running.exception()

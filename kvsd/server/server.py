@@ -116,7 +116,7 @@ class Server:
             descriptors = _raise_descriptor_limit(
                 self.config.server.max_tcp_connections + self._spare_descriptors + _SPARE_DESCRIPTORS
             )
-            directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir))
+            directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir, Medium()))
             context = self._tls_context()
             authenticator = Authenticator.from_users(self.config.storage.users)
             self._owned.push_async_callback(authenticator.close)
@@ -189,8 +189,8 @@ class Server:
             )
             self._reporter.warning(f"fsync: {settings.fsync}; a power loss can take {lost}")
         is_new = not (directory.root / "catalog").exists() and not (directory.root / "namespaces").exists()
-        clock = WallClock(directory.root, self._reporter, is_new=is_new)
-        catalog = Catalog(directory.root)
+        clock = WallClock(directory.root, self._reporter, directory.medium, is_new=is_new)
+        catalog = Catalog(directory.root, directory.medium)
         for name in catalog.settle():
             self._reporter.warning("a folder that is no table's is set aside", table=str(name))
         commits = self._threads(1, "kvsd-commit")
@@ -200,7 +200,16 @@ class Server:
             compactions=self._threads(1, "kvsd-compaction"),
             hints=self._threads(1, "kvsd-hint"),
         )
-        tables = Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium(), clock=clock)
+        tables = Tables(
+            catalog,
+            settings,
+            pools,
+            self.dispatcher,
+            self._reporter,
+            medium=directory.medium,
+            clock=clock,
+            check_root=directory.check,
+        )
         # Last, and not at the cost of the other pools.
         commits.grow(_COMMIT_THREADS)
         if commits.lacking:
@@ -214,8 +223,9 @@ class Server:
 
     @property
     def _spare_descriptors(self) -> int:
-        """What the tables may need beside the connections: one for each, and one for each further segment."""
-        return self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
+        """What the tables may need beside the connections: two for each (its folder, and the segment that is written),
+        and one for each further segment."""
+        return 2 * self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
 
     def _affordable_connections(self, descriptors: float) -> int:
         """As many as configured, or as leave the tables some of the process's `descriptors`."""

@@ -58,6 +58,8 @@ class Slot:
         """What Requests are answered with while there is no actor; None: they wait for one."""
         self.is_unavailable = False
         """It could not be opened, and is not tried again before `reopen`."""
+        self.least_seq = 0
+        """The last number that was acknowledged before the table was closed, as far as it was open."""
         self.lock = asyncio.Lock()
         """Held by whoever opens, closes or administers the table from outside."""
         self._want = want

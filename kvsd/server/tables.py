@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
-from kvsd.errors import KvsdError, TableNotFound, TableUnavailable
+from kvsd.errors import KvsdError, ReadOnly, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped
 from kvsd.server.clock import WallClock
 from kvsd.server.dispatcher import Dispatcher
@@ -25,6 +25,7 @@ from kvsd.server.names import TableName
 from kvsd.server.open_tables import PATIENCE_SECONDS, OpenTables
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings, settings_from
+from kvsd.server.watch import Watch
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
@@ -92,8 +93,10 @@ class Tables:
         medium: Medium | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
         clock: WallClock | None = None,
+        check_root: Callable[[], None] = lambda: None,
     ) -> None:
-        """Without `clock`, the time is believed whatever it is."""
+        """Without `clock`, the time is believed whatever it is; `check_root` raises LostFile where the data folder is
+        not what it was."""
         self._catalog = catalog
         self._clock = clock
         self._storage = storage
@@ -115,6 +118,7 @@ class Tables:
             patience_seconds=patience_seconds,
             is_clock_right=self._is_clock_right,
         )
+        self.watch = Watch(self._open_tables, check_root, self._check_catalog, reporter)
         self._administration = Threads(1, "kvsd-tables")
         self._changing = asyncio.Lock()
         """One change of the catalog at a time."""
@@ -147,6 +151,7 @@ class Tables:
     def start(self) -> None:
         """From now on tables open when they are asked for, and what was dropped long ago is removed."""
         self._purging = self._loop.create_task(self._purge(), name="dropped tables")
+        self.watch.start()
 
     async def load(self, name: TableName) -> None:
         """Open a table before anybody asks for it; a failure is what its Requests are answered with."""
@@ -157,6 +162,7 @@ class Tables:
     async def stop(self) -> None:
         """Close all tables in order; what still comes is answered TABLE_UNAVAILABLE."""
         self._open_tables.stop_opening()
+        await self.watch.stop()
         if self._purging is not None:
             self._purging.cancel()
         async with self._changing:
@@ -263,6 +269,8 @@ class Tables:
             table = self._find(name)
             settings = settings_from(changes, table.settings)
             if settings != table.settings:
+                if self._effective(settings).needs_reopening(self._effective(table.settings)):
+                    await self.watch.refuse_to_reopen(table)
                 await self._change(partial(self._catalog.change_settings, name, settings))
                 async with self._open_tables.holding(table):
                     effective = self._effective(settings)
@@ -302,12 +310,14 @@ class Tables:
         """Close the table and recover it anew: brings back one that is read-only or unavailable, if its disk does.
 
         Requests that wait are answered as before; those that come meanwhile wait, or are answered LOADING. Raises
-        TableNotFound, and what keeps the table from being opened.
+        TableNotFound, what keeps the table from being opened, and ReadOnly, with the table as it was, where its files
+        are not all there.
         """
         table = self._find(name)
         async with self._open_tables.holding(table):
             if self._tables.get(name) is not table:
                 raise TableNotFound(f"no table {name}")
+            await self.watch.refuse_to_reopen(table)
             await self._open_tables.close(table)
             table.is_unavailable = False
             table.refuse(None)
@@ -328,14 +338,20 @@ class Tables:
         if table is None:
             table = Slot(name, settings, self._open_tables.want)
         else:
-            table.settings, table.is_unavailable = settings, False
+            table.settings, table.is_unavailable, table.least_seq = settings, False, 0
             table.refuse(None)
         self._tables[name] = table
         self._dispatcher.add(name, table.mailbox)
 
+    async def _check_catalog(self) -> None:
+        # Where it is changed, so that no change of our own looks like another's.
+        await self._loop.run_in_executor(self._administration, self._catalog.check)
+
     async def _change(self, change: Callable[[], None]) -> None:
         if self._open_tables.stopping:
             raise TableUnavailable("the server is stopping")
+        if (lost := self._open_tables.lost) is not None:
+            raise ReadOnly(f"no table is created, changed or dropped: {lost}; {lost.advice}")
         await self._loop.run_in_executor(self._administration, change)
 
     def _effective(self, settings: TableSettings) -> Effective:

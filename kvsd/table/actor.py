@@ -19,6 +19,8 @@ from kvsd.table.compaction import Job
 from kvsd.table.compactor import CompactionOptions, Compactor
 from kvsd.table.hint_writer import HintWriter
 from kvsd.table.log import Read
+from kvsd.table.look import Look
+from kvsd.table.medium import LostFile
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations, deleted_anyway
 from kvsd.table.request import Compact, CompactionProgress, Delete, Mailbox, Origin, Request, Status
 from kvsd.table.segment import Stored
@@ -55,6 +57,8 @@ class TableActor:
         self.mailbox = mailbox
         """None ends the task, once all before it is answered."""
         self.unavailable: TableUnavailable | None = None
+        self.lost: LostFile | None = None
+        """What the last look at its files has missed."""
         self._store = store
         self._is_clock_right = is_clock_right
         self._reporter = reporter
@@ -79,6 +83,11 @@ class TableActor:
     @property
     def state(self) -> State:
         return self._committer.state
+
+    @property
+    def committed_seq(self) -> int:
+        """The number of the last entry that was acknowledged."""
+        return self._store.log.committed_seq
 
     def __len__(self) -> int:
         """Keys that have a committed value."""
@@ -141,6 +150,27 @@ class TableActor:
             self.damaged(error)
         else:
             self._reporter.warning("a hint could not be written", table=self.name, path=str(path), error=str(error))
+
+    # Files
+
+    def look(self, limit: int | None = None) -> Look:
+        """A look at its files, to be run by a worker; `expect_look` must follow."""
+        return self._store.log.look(limit)
+
+    def expect_look(self, look: Look, job: asyncio.Future[T]) -> None:
+        """`job` runs `look`: the table is read-only once that has missed something. Its files stay open until then."""
+
+        def looked(_: asyncio.Future[T]) -> None:
+            self.lost = self._store.log.lost(look)
+            if self.lost is not None:
+                self.lose(self.lost)
+
+        self._workers.watch(job, looked)
+
+    def lose(self, lost: LostFile, *, is_told: bool = False) -> None:
+        """Take no more writes, which nobody would find; what was opened before is still read."""
+        if self.state is not State.READ_ONLY:
+            self._committer.turn_read_only(lost, is_told=is_told)
 
     # Settings
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from kvsd.errors import ReadOnly
 from kvsd.table.limits import Limit, limit_of
+from kvsd.table.medium import LostFile
 from kvsd.table.store import Commit, Store
 from kvsd.table.work import Fill
 from kvsd.table.workers import Workers
@@ -203,16 +204,30 @@ class Committer:
             )
             self._reporter.critical("a limit is reached", table=self._name, limit=limit.title, error=why)
 
-    def turn_read_only(self, error: OSError) -> None:
-        """What the medium holds is unknown: nothing more is appended until recovery has looked."""
+    def turn_read_only(self, error: OSError, *, is_told: bool = False) -> None:
+        """What the medium holds is unknown: nothing more is appended until recovery has looked.
+
+        With `is_told` the log has a line about it already.
+        """
         self.state = State.READ_ONLY
         self._cancel_resume()
         self._store.abandon()
-        self._refusal = (
-            f"table {self._name} is read-only since its log failed: {error}. A write that was under way was not "
-            f"acknowledged and may or may not be found later. Check the disk, then `kvsd table reopen {self._name}`"
-        )
-        self._reporter.critical("the log failed; the table is read-only", table=self._name, error=str(error))
+        if isinstance(error, LostFile):
+            self._refusal = f"table {self._name} is read-only: {error}; {error.advice}"
+            if not is_told:
+                self._reporter.critical(
+                    "a file is gone from under the server; the table is read-only",
+                    table=self._name,
+                    path=str(error.path),
+                    found=error.what,
+                    advice=error.advice,
+                )
+        else:
+            self._refusal = (
+                f"table {self._name} is read-only since its log failed: {error}. A write that was under way was not "
+                f"acknowledged and may or may not be found later. Check the disk, then `kvsd table reopen {self._name}`"
+            )
+            self._reporter.critical("the log failed; the table is read-only", table=self._name, error=str(error))
         self._listener.writes_failed()
 
     def refuse_write(self, *, is_deletion: bool) -> ReadOnly | None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Final, TypeAlias, assert_never
 from zlib import crc32
 
+from kvsd.errors import CorruptLog
 from kvsd.table import recovery
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
 from kvsd.table.limits import limit_of, telling_apart
-from kvsd.table.medium import Medium
+from kvsd.table.look import Expected, Look
+from kvsd.table.medium import LostFile, Medium
 from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
 from kvsd.table.settlement import Settlement
@@ -81,10 +83,14 @@ class Read:
 class Log:
     """One table's log. `recover` comes before anything else."""
 
-    def __init__(self, directory: Path, options: LogOptions, medium: Medium | None = None) -> None:
+    def __init__(
+        self, directory: Path, options: LogOptions, medium: Medium | None = None, *, least_seq: int = 0
+    ) -> None:
+        """`least_seq` is known to have been acknowledged: a log that ends before it is another's, or an older one."""
         self.directory = directory
         self.options = options
         self.medium = medium or Medium()
+        self._least_seq = least_seq
         self.last_seq = 0
         self.torn_tail = False
         """Recovery has cut off an interrupted append, and set it aside."""
@@ -98,6 +104,8 @@ class Log:
         self._runs: list[Run] = []
         self._syncs: set[Sync] = set()
         self._unhinted: list[Path] = []
+        self._looked_to = 0
+        """The number of the last segment that a `look` has been at."""
         self.progress = RecoveryProgress()
         """Of the recovery; any thread may look."""
 
@@ -107,17 +115,32 @@ class Log:
         Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk; but a full disk
         leaves a log that can be read, and is not `is_settled`.
         """
-        settlement, self._unhinted = recovery.recover(
-            self.medium, self.directory, sink, self.progress, loose=self._is_loose, now_us=self.options.now_us
-        )
+        try:
+            settlement, self._unhinted = recovery.recover(
+                self.medium, self.directory, sink, self.progress, loose=self._is_loose, now_us=self.options.now_us
+            )
+            self._settlement = settlement
+            self._check_reaches(settlement.last_seq)
+        except BaseException:
+            self.close()
+            raise
         self.torn_tail = settlement.torn
         self._segments = {segment.header.number: segment for segment in settlement.segments}
-        self._settlement = settlement
         try:
             self._settle(settlement)
         except BaseException:
             self.close()
             raise
+
+    def _check_reaches(self, last_seq: int) -> None:
+        if last_seq < self._least_seq:
+            raise CorruptLog(
+                f"{self.directory}: its entries end at seq {last_seq}, but up to {self._least_seq} were acknowledged "
+                "since the server has started; was an older copy put in its place? Nothing was changed; put back what "
+                "was there, or, to go on with what is there, restart the server",
+                str(self.directory),
+                0,
+            )
 
     def _settle(self, settlement: Settlement) -> None:
         try:
@@ -141,6 +164,14 @@ class Log:
     def active_bytes(self) -> int:
         """Of its entries; the zeros behind them are not counted."""
         return self._committed.end
+
+    @property
+    def committed_seq(self) -> int:
+        """The highest number that a recovery must find: of what was committed, as far as it was synced."""
+        if not self.is_settled:
+            return 0
+        tail = self._committed
+        return max(tail.header.base_seq, tail.last_seq if tail.synced_to == tail.end else 0)
 
     @property
     def segment_count(self) -> int:
@@ -435,6 +466,30 @@ class Log:
         paths, self._unhinted = self._unhinted, []
         return paths
 
+    def look(self, limit: int | None = None) -> Look:
+        """The job that looks whether the folder, the active segment and `limit` others are where they were, all of
+        them in turn; then call `lost`."""
+        expected: list[Expected] = []
+        if self.is_settled:  # else its last segment is about to be replaced
+            others = sorted(number for number in self._segments if number != self.active_number)
+            if limit is not None and len(others) > limit:
+                others = ([number for number in others if number > self._looked_to] or others)[:limit]
+            self._looked_to = others[-1] if others else 0
+            expected = [Expected(self._segments[number], self._segments[number].size_bytes) for number in others]
+            # The zeros behind are cut off by its SEAL.
+            expected.append(Expected(self._active, self._committed.end))
+        return Look(self.medium, self.directory, expected)
+
+    def lost(self, look: Look) -> LostFile | None:
+        """What `look` has missed, and this log has not taken away itself in the meantime."""
+        look.done()
+        if look.lost_folder is not None:
+            return look.lost_folder
+        for segment, error in look.lost:
+            if self._segments.get(segment.header.number) is segment and not segment.is_withdrawn:
+                return error
+        return None
+
     def finish(self) -> Append:
         """The last job before `close`: the SEAL of a clean stop, after which nothing may be staged."""
         run = Run(self._tail.header, self._tail.end)
@@ -443,13 +498,14 @@ class Log:
         return Append(self.medium, self.directory, [run], sync=True)
 
     def close(self) -> None:
-        """Close all descriptors; those that a Read has pinned, when it is done."""
+        """Close all descriptors; those that a Read has pinned, when it is done. No other job may be under way."""
         for segment in self._segments.values():
             segment.close()
         self._segments.clear()
         if self._settlement is not None:
             for segment in self._settlement.segments:
                 segment.close()
+        self.medium.release_folder(self.directory)
 
     def read_cached(self, position: Position, key: Key, seq: int, value_bytes: int) -> Stored | None:
         """The entry at `position` if it can be had without waiting for the disk.

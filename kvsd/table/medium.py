@@ -23,16 +23,20 @@ _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alo
 _NO_WAIT: int | None = getattr(os, "RWF_NOWAIT", None)
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
+_ADVICE: Final = (
+    "what was there can still be read: copy it before the server stops; or put back what is missing, then reopen"
+)
 _MAX_BUFFERS = 512  # below every platform's IOV_MAX
 
 
 class LostFile(OSError):
     """A file or folder is not where it was, or not as long: somebody has removed, moved, replaced or cut it."""
 
-    def __init__(self, path: Path, what: str) -> None:
+    def __init__(self, path: Path, what: str, advice: str = _ADVICE) -> None:
         super().__init__(errno.ESTALE, what, str(path))
         self.path = path
         self.what = what
+        self.advice = advice
 
     def __str__(self) -> str:
         return f"{self.path} {self.what}"
@@ -107,6 +111,15 @@ class Medium:
             _check_same(path, held, lambda: os.stat(at, dir_fd=folder))
         if held.st_size < least_bytes:
             raise LostFile(path, f"was cut: it has {held.st_size} bytes, and had {least_bytes}")
+
+    def stamp(self, path: Path) -> tuple[int, ...]:
+        """What changes when a file is replaced or written to; may change for less. Raises LostFile where it is gone."""
+        with self._at(path) as (at, folder):
+            try:
+                found = os.stat(at, dir_fd=folder)
+            except OSError as error:
+                raise _lost(path, error) from error
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def check_folder(self, folder: Path) -> None:
         """Raises LostFile where the path of the held `folder` leads elsewhere, by the way that everybody else goes."""
@@ -214,14 +227,18 @@ class Medium:
 
     def sync_parents(self, path: Path) -> None:
         """Make the names that lead to `path` durable, whoever has created them, up to its mount point."""
-        device = path.stat().st_dev
+        device = self._device(path)
         for folder in path.absolute().parents:
-            if folder.stat().st_dev != device:
+            if self._device(folder) != device:
                 return
             try:
                 self.sync_directory(folder)
             except PermissionError:
                 return  # what we may not read we have not created
+
+    def _device(self, folder: Path) -> int:
+        with self._at(folder, within=True) as (at, above):
+            return (at.stat() if above is None else os.stat(at, dir_fd=above)).st_dev
 
     def sync_directory(self, path: Path) -> None:
         with self._directory(path) as fd:
@@ -252,12 +269,15 @@ class Medium:
             os.close(fd)
 
 
+def _lost(path: Path, error: OSError) -> OSError:
+    """What a name that leads nowhere says of its file; else `error` itself, which says nothing of it."""
+    return LostFile(path, "was removed or moved away") if error.errno in _NOT_THERE else error
+
+
 def _check_same(path: Path, held: os.stat_result, look: Callable[[], os.stat_result]) -> None:
     try:
         found = look()
     except OSError as error:
-        if error.errno not in _NOT_THERE:
-            raise
-        raise LostFile(path, "was removed or moved away") from error
+        raise _lost(path, error) from error
     if not os.path.samestat(held, found):
         raise LostFile(path, "was replaced by another")

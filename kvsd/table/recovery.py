@@ -40,9 +40,10 @@ def recover(
 
     A segment with a SEAL is taken from its hint where that can be believed; then damage to an entry is found by whoever
     reads it. Else every byte is checked. Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError
-    from the disk.
+    from the disk. `directory` is held from here on, also where it raises.
     """
     medium.make_directory(directory)
+    medium.hold_folder(directory)
     segments, superseded = _without_superseded(_open_segments(medium, directory))
     try:
         covered_through = 0

@@ -58,6 +58,11 @@ class Settlement:
         self._loose = loose
         self._successor: SegmentHeader | None = None
 
+    @property
+    def last_seq(self) -> int:
+        """The highest number that was found; 0 in a new table."""
+        return 0 if self._last is None else self._last.end_seq
+
     def run(self) -> None:
         """Raises OSError, and CorruptLog where the disk does not give back what was just written."""
         if self._successor is None:

@@ -20,7 +20,7 @@ import pytest
 from kvsd.client.aio import Client
 from kvsd.errors import ReadOnly, TableUnavailable
 from kvsd.server import offline
-from kvsd.table.log import Log
+from kvsd.server.directory import DataDirectory
 from kvsd.table.request import Delete, Get, Result, Set
 from kvsd.table.work import RESERVE_NAME
 from tests.crash.disk import DISK_BYTES, CannotMount, Disk, mounted
@@ -171,7 +171,7 @@ async def test_an_offline_write_to_a_full_disk_is_refused_in_clear_words(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     medium = FaultyMedium(scratch / "data")
-    monkeypatch.setattr("kvsd.server.offline.Log", partial(Log, medium=medium))
+    monkeypatch.setattr("kvsd.server.offline.DataDirectory", partial(DataDirectory, medium=medium))
     assert offline.write(medium.root, [(b"k", b"v")]) == 1
     medium.room_bytes = 0
     for value in (bytes(40_000), b"small, but nothing is left"):

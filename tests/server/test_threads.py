@@ -68,7 +68,7 @@ async def test_all_goes_on_where_no_further_thread_can_be_started(
 async def test_a_start_with_few_threads_does_with_them_and_says_so(
     start: Start, reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    allow_threads(monkeypatch, 20)
+    allow_threads(monkeypatch, 21)
     server = await start(tls=False)
     assert reports.take("too few threads (ulimit -u, pids.max); writes share those that there are")["lacking"] == 25
     async with aio.connect(
@@ -80,7 +80,7 @@ async def test_a_start_with_few_threads_does_with_them_and_says_so(
 async def test_a_start_without_threads_is_refused_by_the_name_of_the_limit(
     make_config: Callable[..., Config], reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for count in range(8):
+    for count in range(9):
         with monkeypatch.context() as patch:
             allow_threads(patch, count)
             with pytest.raises(ConfigError, match=r"threads \(ulimit -u"):
