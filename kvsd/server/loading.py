@@ -12,18 +12,33 @@ from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.table_settings import Effective
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.medium import Medium
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.store import Store
 
 
 class Loader:
     """How far the recovery of a table is; `str()` is the percentage."""
 
-    def __init__(self, name: TableName, folder: Path, effective: Effective, medium: Medium, least_seq: int = 0) -> None:
+    def __init__(
+        self,
+        name: TableName,
+        folder: Path,
+        effective: Effective,
+        medium: Medium,
+        least_seq: int,
+        open_segments: OpenSegments,
+    ) -> None:
         """`least_seq` is known to have been acknowledged."""
         self._name = name
         self._folder = folder
         self._is_known = least_seq > 0
-        log = Log(folder, LogOptions(effective.fsync, effective.segment_bytes), medium, least_seq=least_seq)
+        log = Log(
+            folder,
+            LogOptions(effective.fsync, effective.segment_bytes),
+            medium,
+            least_seq=least_seq,
+            open_segments=open_segments,
+        )
         self._store = Store(log, cache_bytes=effective.cache_bytes)
 
     def run(self) -> Store:

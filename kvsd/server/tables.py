@@ -17,9 +17,10 @@ from weakref import WeakValueDictionary
 from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
-from kvsd.errors import KvsdError, ReadOnly, TableNotFound, TableUnavailable
+from kvsd.errors import Busy, KvsdError, ReadOnly, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped
 from kvsd.server.clock import WallClock
+from kvsd.server.descriptors import check_some_are_left
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import TableName
 from kvsd.server.open_tables import PATIENCE_SECONDS, OpenTables
@@ -28,7 +29,9 @@ from kvsd.server.table_settings import Effective, TableSettings, settings_from
 from kvsd.server.watch import Watch
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
+from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.request import Compact, CompactionProgress, Describe, Operation, Origin, Request, Result, Status
 from kvsd.table.threads import Threads
 from kvsd.table.workers import Pools
@@ -93,6 +96,7 @@ class Tables:
         medium: Medium | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
         clock: WallClock | None = None,
+        open_segments: OpenSegments | None = None,
         check_root: Callable[[], None] = lambda: None,
     ) -> None:
         """Without `clock`, the time is believed whatever it is; `check_root` raises LostFile where the data folder is
@@ -117,6 +121,7 @@ class Tables:
             medium=medium or Medium(),
             patience_seconds=patience_seconds,
             is_clock_right=self._is_clock_right,
+            open_segments=OpenSegments() if open_segments is None else open_segments,
         )
         self.watch = Watch(self._open_tables, check_root, self._check_catalog, reporter)
         self._administration = Threads(1, "kvsd-tables")
@@ -271,6 +276,7 @@ class Tables:
             if settings != table.settings:
                 if self._effective(settings).needs_reopening(self._effective(table.settings)):
                     await self.watch.refuse_to_reopen(table)
+                    await self._check_can_open(name)
                 await self._change(partial(self._catalog.change_settings, name, settings))
                 async with self._open_tables.holding(table):
                     effective = self._effective(settings)
@@ -318,12 +324,23 @@ class Tables:
             if self._tables.get(name) is not table:
                 raise TableNotFound(f"no table {name}")
             await self.watch.refuse_to_reopen(table)
+            await self._check_can_open(name)
             await self._open_tables.close(table)
             table.is_unavailable = False
             table.refuse(None)
             await self._open_tables.open(table)
             if table.refusal is not None:
                 raise table.refusal()
+
+    async def _check_can_open(self, name: TableName) -> None:
+        """Raises Busy where the table could not be opened again if it were closed: better it serves as it does."""
+        try:
+            await self._loop.run_in_executor(self._administration, check_some_are_left)
+        except OSError as error:
+            limit = limit_of(error)
+            if limit is None:
+                raise
+            raise Busy(f"table {name} is not reopened: no further {limit.title}; {limit.remedy}") from error
 
     def _find(self, name: TableName) -> Slot:
         if self._open_tables.stopping:

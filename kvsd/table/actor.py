@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
 
-from kvsd.errors import CorruptLog, ReadOnly, TableUnavailable
+from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
 from kvsd.table.committer import Committer, Reporter, State
 from kvsd.table.compaction import Job
 from kvsd.table.compactor import CompactionOptions, Compactor
@@ -328,13 +328,21 @@ class TableActor:
         """Fetch the value that an Update starts from."""
         request.warming = read
 
-        def done(values: list[Stored | CorruptLog]) -> None:
+        def done(values: list[Stored | CorruptLog | Busy]) -> None:
             read.done()
             if request.warming is not read:
                 return  # it was executed anew meanwhile
             request.warming = None
             found = values[0]
-            request.warm = read.seq, self.damaged(found) if isinstance(found, CorruptLog) else found.value
+            match found:
+                case CorruptLog():
+                    request.warm = read.seq, self.damaged(found)
+                case Busy():
+                    request.warm = read.seq, found
+                case Stored():
+                    request.warm = read.seq, found.value
+                case _:
+                    assert_never(found)
             self._go_on(request)
             self._committer.start()
 
@@ -372,11 +380,12 @@ class TableActor:
         reads, request.reads = request.reads, []
         jobs = [read for _, read, _ in reads]
 
-        def done(found: list[Stored | CorruptLog]) -> None:
+        def done(found: list[Stored | CorruptLog | Busy]) -> None:
             for (place, read, put), stored in zip(reads, found, strict=True):
                 read.done()
-                if isinstance(stored, CorruptLog):
-                    self.damaged(stored)
+                if isinstance(stored, CorruptLog | Busy):
+                    if isinstance(stored, CorruptLog):
+                        self.damaged(stored)
                     is_delete = isinstance(request.operations[place], Delete)
                     results[place] = deleted_anyway(stored) if is_delete else stored
                 elif request.results is results:
@@ -475,12 +484,12 @@ class TableActor:
             self._execute(request)
 
 
-def _read_all(reads: list[Read]) -> list[Stored | CorruptLog]:
+def _read_all(reads: list[Read]) -> list[Stored | CorruptLog | Busy]:
     """On a worker: each entry, or why it is not served."""
-    found: list[Stored | CorruptLog] = []
+    found: list[Stored | CorruptLog | Busy] = []
     for read in reads:
         try:
             found.append(read.run())
-        except CorruptLog as error:
+        except (CorruptLog, Busy) as error:
             found.append(error)
     return found

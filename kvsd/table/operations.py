@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, assert_never
 
-from kvsd.errors import Busy, Conflict, CorruptLog, InvalidValue, ReadOnly, RequestError
+from kvsd.errors import Busy, Conflict, CorruptLog, InvalidValue, ReadOnly, RequestError, TableUnavailable
 from kvsd.table.budget import out_of_memory
 from kvsd.table.log import Read
 from kvsd.table.request import (
@@ -253,7 +253,7 @@ class Operations:
         request.group = self._store.group
         return change.result
 
-    def _value(self, key: Key, request: Request) -> Value | CorruptLog | NeedsValue | None:
+    def _value(self, key: Key, request: Request) -> Value | CorruptLog | Busy | NeedsValue | None:
         """What an Update starts from."""
         warm, request.warm = request.warm, None
         if self._version(key, request) == ABSENT:
@@ -377,5 +377,7 @@ _ITEM_BYTES: Final = 100
 """What an item of a Page keeps in memory beside its key and value."""
 
 
-def deleted_anyway(error: CorruptLog) -> CorruptLog:
-    return CorruptLog(f"{error}. The key was deleted", error.path, error.offset)
+def deleted_anyway(error: CorruptLog | Busy) -> CorruptLog | TableUnavailable:
+    """What is answered where the key was deleted, and its old value could not be read."""
+    text = f"{error}. The key was deleted"
+    return CorruptLog(text, error.path, error.offset) if isinstance(error, CorruptLog) else TableUnavailable(text)

@@ -51,7 +51,7 @@ def recover(
         unhinted: list[Path] = []
         reader: SegmentReader | None = None
         progress.bytes_total = sum(segment.size_bytes for segment in segments)
-        for segment in segments:
+        for segment in _each_open(segments):
             _check_continues(segment, covered_through)
             reader, is_hinted = _read(segment, sink, progress, is_last=segment is segments[-1])
             if reader.is_empty:
@@ -118,6 +118,7 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
     try:
         for name in filter(parse_name, medium.names(directory)):
             segment = Segment.open(medium, directory / name)
+            segment.park()  # there may be more than descriptors
             segments.append(segment)
             if segment.header.table_id != segments[0].header.table_id:
                 raise CorruptLog(f"{segment.path}: the segment belongs to another table", str(segment.path), 0)
@@ -126,6 +127,16 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
             segment.close()
         raise
     return segments
+
+
+def _each_open(segments: list[Segment]) -> Iterator[Segment]:
+    """One after the other; the last stays open, for whoever settles it."""
+    for segment in segments[:-1]:
+        with segment.opened():
+            yield segment
+    for segment in segments[-1:]:
+        segment.reopen()
+        yield segment
 
 
 def _without_superseded(segments: list[Segment]) -> tuple[list[Segment], list[Path]]:
