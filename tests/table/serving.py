@@ -12,6 +12,7 @@ from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.log import Log, LogOptions
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.request import Operation, Origin, Request, Result
 from kvsd.table.store import Store
 from kvsd.table.workers import Pools
@@ -89,11 +90,12 @@ class Serving:
         interval_ms: int,
         compaction: CompactionOptions,
         is_clock_right: Callable[[], bool],
+        open_segments: OpenSegments | None,
         **options: Any,
     ) -> None:
         self.medium = medium
         options.setdefault("now_us", ticking())
-        self.store = Store(Log(medium.root / "t", LogOptions(**options), medium), cache_bytes=cache_bytes)
+        self.store = Store(self._log(open_segments, **options), cache_bytes=cache_bytes)
         self.store.recover()
         self.reporter = Recorder()
         self.actor = TableActor(
@@ -110,6 +112,9 @@ class Serving:
         self.origin = self.new_origin()
         self.loop = asyncio.get_running_loop()
         self.task = self.loop.create_task(self.actor.run())
+
+    def _log(self, open_segments: OpenSegments | None, **options: Any) -> Log:
+        return Log(self.medium.root / "t", LogOptions(**options), self.medium, open_segments=open_segments)
 
     def new_origin(self) -> Origin:
         return Origin(self.budget)
@@ -164,6 +169,7 @@ async def serving(
     interval_ms: int = 1_000,
     compaction: CompactionOptions = _ON_DEMAND,
     is_clock_right: Callable[[], bool] = lambda: True,
+    open_segments: OpenSegments | None = None,
     **options: Any,
 ) -> AsyncIterator[Serving]:
     """A table that is stopped at the end, within a bound; then nothing must be held or open any more."""
@@ -178,6 +184,7 @@ async def serving(
             interval_ms=interval_ms,
             compaction=compaction,
             is_clock_right=is_clock_right,
+            open_segments=open_segments,
             **options,
         )
         try:
