@@ -17,7 +17,7 @@ from kvsd.table.segment import Segment
 from tests.table.driver import segments
 from tests.table.history import recovered
 from tests.table.medium import Call, FaultyMedium
-from tests.table.serving import Serving, serving
+from tests.table.serving import Inline, Serving, serving
 
 KEYS = [b"%d" % number for number in range(60)]
 ALL = {key: key * 50 for key in KEYS}
@@ -155,7 +155,7 @@ async def test_a_parked_segment_that_is_not_there_any_more_is_not_read(medium: F
 
 async def test_a_read_that_waits_to_open_an_input_of_a_compaction_still_finds_it(medium: FaultyMedium) -> None:
     """The read came first; the compaction has moved all over and would remove the file."""
-    async with serving(medium, segment_bytes=200, open_segments=OpenSegments(1)) as table:
+    async with serving(medium, segment_bytes=200, open_segments=OpenSegments(1), compactions=Inline()) as table:
         await fill(table)
         await table.ask(*[Set(key, ALL[key]) for key in KEYS[1:]])
         gate = medium.hold(Call.OPEN)
