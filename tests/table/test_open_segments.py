@@ -155,7 +155,7 @@ async def test_a_parked_segment_that_is_not_there_any_more_is_not_read(medium: F
 
 async def test_a_read_that_waits_to_open_an_input_of_a_compaction_still_finds_it(medium: FaultyMedium) -> None:
     """The read came first; the compaction has moved all over and would remove the file."""
-    async with serving(medium, segment_bytes=200, open_segments=OpenSegments(1), compactions=Inline()) as table:
+    async with serving(medium, segment_bytes=450, open_segments=OpenSegments(1), compactions=Inline()) as table:
         await fill(table)
         await table.ask(*[Set(key, ALL[key]) for key in KEYS[1:]])
         gate = medium.hold(Call.OPEN)
@@ -165,6 +165,7 @@ async def test_a_read_that_waits_to_open_an_input_of_a_compaction_still_finds_it
         table.request(Compact("start"))
         for _ in range(200):
             await table.settle()
+        assert (medium.root / "t" / "0000000001-0001.seg").exists()
         gate.opened.set()
         assert await waiting.future == [ALL[b"0"]]
         table.budget.release(waiting.held_bytes)
