@@ -12,6 +12,7 @@ from typing import Final
 
 from kvsd.table import hint
 from kvsd.table.entry import SEQ_GAP, encode_seal
+from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
 from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, parse_name, seal
 from kvsd.table.segment_reader import SegmentReader
@@ -80,12 +81,18 @@ class Settlement:
     def keep(self) -> None:
         """Where there is no room to settle: make sure that what is read meanwhile is not lost either.
 
-        Written again in its place, as a copy would be, for the sake of pages that a failed sync marked clean.
+        Written again in its place, as a copy would be, for the sake of pages that a failed sync marked clean. Where
+        there is no room even for that, as on file systems that copy on write, what was acknowledged is as safe as it
+        was, and reads go on.
         """
         if self._last is not None:
             fd = self._last.segment.fd
-            _copy(self.medium, fd, fd, self._last.accepted_to)
-            self.medium.sync(fd)
+            try:
+                _copy(self.medium, fd, fd, self._last.accepted_to)
+                self.medium.sync(fd)
+            except OSError as error:
+                if limit_of(error) is None:
+                    raise
 
     def _remove_leftovers(self) -> None:
         """What interrupted creations left; and the reserve, whose room a full disk needs now."""
