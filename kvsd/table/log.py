@@ -15,7 +15,7 @@ from typing import Final, TypeAlias, assert_never
 from zlib import crc32
 
 from kvsd.table import recovery
-from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
+from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, Header, Kind, encode_header, encode_seal, with_synced_to
 from kvsd.table.medium import Medium
 from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
@@ -270,11 +270,24 @@ class Log:
         if self._fill is not None and (first.seal is not None or first.end > self._fill.start):
             return None
         first.segment = self._active
+        if first.buffers and first.seal is None:
+            self._say_synced(first)
         self._filled_to = max(self._filled_to, first.end)
         append = Append(self.medium, self.directory, self._runs, sync=not self._is_loose)
         self._taken = copy.copy(self._tail)
         self._runs = []
         return append
+
+    def _say_synced(self, run: Run) -> None:
+        """Have the first entry say how far the segment is synced by now: it was staged while the group before it was
+        on its way, and damage to that group could pass for an interrupted append. A SEAL says it anyway."""
+        tail = self._tail
+        header = run.buffers[0]
+        found = Header._make(HEADER.unpack(header))
+        if found.synced_to < tail.synced_to:
+            crc_seed = tail.crc_seed ^ run.offset
+            run.buffers[0], header_crc = with_synced_to(header, crc_seed, tail.synced_to)
+            tail.digest = tail.digest - found.header_crc + header_crc & DIGEST_MASK
 
     def committed(self, append: Append) -> None:
         """`append` has run: its entries can be read, and count as synced if it synced."""
