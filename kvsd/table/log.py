@@ -16,6 +16,7 @@ from zlib import crc32
 
 from kvsd.table import recovery
 from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, Header, Kind, encode_header, encode_seal, with_synced_to
+from kvsd.table.known import KnownLog
 from kvsd.table.medium import Medium
 from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
@@ -80,9 +81,13 @@ class Read:
 class Log:
     """One table's log. `recover` comes before anything else."""
 
-    def __init__(self, directory: Path, options: LogOptions, medium: Medium | None = None) -> None:
+    def __init__(
+        self, directory: Path, options: LogOptions, medium: Medium | None = None, known: KnownLog | None = None
+    ) -> None:
+        """`known` is what must be found at the least; None: nothing is known, and a log may be begun."""
         self.directory = directory
         self.options = options
+        self._known = known
         self.medium = medium or Medium()
         self.last_seq = 0
         self.torn_tail = False
@@ -96,14 +101,22 @@ class Log:
         self.progress = RecoveryProgress()
         """Of the recovery; any thread may look."""
 
-    def recover(self, sink: recovery.Sink) -> None:
+    def recover(self, sink: recovery.Sink, *, restored: bool = False) -> None:
         """Give all intact entries to `sink` in order, settle the tail, and open a new active segment.
 
-        Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk; but a full disk
-        leaves a log that can be read, and is not `is_settled`.
+        With `restored` the log may be another, or an older one, than is known, and no number that may have been seen is
+        given again. Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk; but a
+        full disk leaves a log that can be read, and is not `is_settled`.
         """
         settlement, self._unhinted = recovery.recover(
-            self.medium, self.directory, sink, self.progress, loose=self._is_loose, now_us=self.options.now_us
+            self.medium,
+            self.directory,
+            sink,
+            self.progress,
+            loose=self._is_loose,
+            now_us=self.options.now_us,
+            known=self._known,
+            restored=restored,
         )
         self.torn_tail = settlement.torn
         self._segments = {segment.header.number: segment for segment in settlement.segments}
@@ -129,6 +142,11 @@ class Log:
     def active_number(self) -> int:
         """Of the segment that is appended to."""
         return self._active.header.number
+
+    @property
+    def known(self) -> KnownLog:
+        """What is certain to be found from now on: all that is sealed, or not yet begun."""
+        return KnownLog(self._active.header.table_id, self._active.header.base_seq)
 
     @property
     def segment_count(self) -> int:
