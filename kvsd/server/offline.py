@@ -13,6 +13,7 @@ from typing import Final
 
 from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
+from kvsd.server.loading import check_folder
 from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.store import Store
@@ -41,7 +42,9 @@ def write(
             catalog.create_namespace(name.namespace)
         if name not in catalog.tables:
             catalog.create_table(name)
-        store = Store(Log(catalog.folder(name), options or LogOptions()), cache_bytes=0)
+        check_folder(name, catalog.folder(name))
+        log = Log(catalog.folder(name), options or LogOptions(), known=catalog.known(name))
+        store = Store(log, cache_bytes=0)
         try:
             store.recover()
             if not store.log.is_settled:
@@ -55,9 +58,10 @@ def write(
                     _commit(store)
                     group_bytes = 0
             _commit(store)
-            store.log.finish().run()
+            log.finish().run()
+            catalog.remember({name: log.known_at_end})
         finally:
-            store.log.close()
+            log.close()
     return written
 
 

@@ -92,7 +92,7 @@ class OpenTables:
 
     async def _opening(self, table: Slot) -> None:
         effective = self._effective(table.settings)
-        loader = Loader(table.name, self._folder(table.name), effective, self._medium)
+        loader = Loader(table.name, self._folder(table.name), table.known, effective, self._medium)
         patience = self._loop.call_later(
             self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
         )
@@ -124,6 +124,8 @@ class OpenTables:
             return
         if store.log.torn_tail:
             self._reporter.warning("an interrupted append was cut off and set aside", table=str(table.name))
+        if store.log.is_settled:
+            table.known = store.log.known
         table.refusal = None
         table.mailbox.on_put = None
         table.actor = actor
@@ -185,6 +187,8 @@ class OpenTables:
         """The actor's task has ended, by `close` or by a fault of ours."""
         if running.cancelled():
             return  # the loop is being torn down
+        if table.actor is not None and table.actor.closed_at is not None:
+            table.known = table.actor.closed_at
         table.actor = table.running = None
         table.mailbox.on_put = table.knock
         error = running.exception()

@@ -18,6 +18,7 @@ from kvsd.table.committer import Committer, Reporter, State
 from kvsd.table.compaction import Job
 from kvsd.table.compactor import CompactionOptions, Compactor
 from kvsd.table.hint_writer import HintWriter
+from kvsd.table.known import KnownLog
 from kvsd.table.log import Read
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations, deleted_anyway
 from kvsd.table.request import Compact, CompactionProgress, Delete, Mailbox, Origin, Request, Status
@@ -72,6 +73,8 @@ class TableActor:
         self._reading: set[Request] = set()
         """Those that wait for cold reads, or to be executed anew."""
         self._stopping = False
+        self.closed_at: KnownLog | None = None
+        """How far the log reaches, once it has been closed in order."""
 
     @property
     def state(self) -> State:
@@ -105,6 +108,8 @@ class TableActor:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         last = await self._committer.finish()
+        if last is not None:
+            self.closed_at = self._store.log.known_at_end
         if self._hints is not None:
             if last is not None:
                 await self._workers.call(partial(self._hints.add_last, *last))

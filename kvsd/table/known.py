@@ -13,6 +13,9 @@ from kvsd.table import hint
 from kvsd.table.segment import parse_name
 from kvsd.table.work import RESERVE_NAME
 
+DROPPED_NAME: Final = "dropped"
+"""The file that marks the folder of a table that was dropped; in that of a table it means nothing, and is removed."""
+
 TORN: Final = ".torn-"
 """In the name of a segment as an interrupted append has left it, before its number."""
 

@@ -149,6 +149,11 @@ class Log:
         return KnownLog(self._active.header.table_id, self._active.header.base_seq)
 
     @property
+    def known_at_end(self) -> KnownLog:
+        """The same once the job of `finish` has run."""
+        return KnownLog(self._active.header.table_id, self.last_seq)
+
+    @property
     def segment_count(self) -> int:
         return len(self._segments)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from kvsd.errors import CorruptLog, UnsupportedFormat
+from kvsd.errors import CorruptLog, StorageError, UnsupportedFormat
 from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_BYTES, header_is_intact, seed
 from kvsd.table.medium import Medium
 from kvsd.types import Key, Value
@@ -185,6 +185,22 @@ def parse_name(name: str) -> tuple[int, int] | None:
     """Segment id and generation of a segment's file name; None where it is none."""
     match = _NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def table_id_in(medium: Medium, folder: Path) -> bytes | None:
+    """The id of the table whose segments are in `folder`; None where there are none, or none that can be read."""
+    try:
+        for name in filter(parse_name, medium.names(folder)):
+            fd = medium.open(folder / name)
+            try:
+                return SegmentHeader.read(medium, fd, folder / name).table_id
+            except StorageError:
+                continue
+            finally:
+                medium.close(fd)
+    except OSError:
+        pass
+    return None
 
 
 class Stored(NamedTuple):

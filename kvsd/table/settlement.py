@@ -12,7 +12,7 @@ from typing import Final
 
 from kvsd.table import hint
 from kvsd.table.entry import SEQ_GAP, encode_seal
-from kvsd.table.known import TORN
+from kvsd.table.known import DROPPED_NAME, TORN
 from kvsd.table.medium import Medium
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, parse_name, seal
 from kvsd.table.segment_reader import SegmentReader
@@ -85,10 +85,11 @@ class Settlement:
             self.medium.sync(fd)
 
     def _remove_leftovers(self) -> None:
-        """What interrupted creations left; and the reserve, whose room a full disk needs now."""
+        """What interrupted creations left; the mark of a drop that was taken back; and the reserve, whose room a full
+        disk needs now."""
         for name in self.medium.names(self.directory):
             is_temporary = name.endswith(TEMPORARY) and parse_name(name.removesuffix(TEMPORARY))
-            if is_temporary or name == RESERVE_NAME:
+            if is_temporary or name in (RESERVE_NAME, DROPPED_NAME):
                 self.medium.unlink(self.directory / name)
         for name in hint.leftovers(self.medium.names(self.directory)):
             self.medium.unlink(self.directory / name)

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import threading
 from typing import Any
 
@@ -297,7 +298,7 @@ async def test_the_info_of_a_table_that_cannot_be_opened_says_why(
     peer = await connect(server)
     assert await asked(peer, a.TableCreate(None, "t")) == DONE
     folder = server.config.storage.root_dir / "namespaces" / "default" / "t"
-    folder.rmdir()
+    shutil.rmtree(folder)
     info = content(await asked(peer, a.TableInfo(None, "t")))
     assert (info["state"], info["status"], info["error"]["code"]) == ("unavailable", None, "TABLE_UNAVAILABLE")
     assert "restore it" in info["error"]["message"]

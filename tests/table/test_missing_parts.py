@@ -1,4 +1,4 @@
-"""What proves that more of a log was there: then it is refused, and not taken for an interrupted append or a new one."""
+"""What proves that more of a log was there: then it is refused, not taken for an interrupted append or a new one."""
 
 from __future__ import annotations
 
