@@ -126,10 +126,10 @@ class Catalog:
                     raise ConfigError(f"cannot begin the data folder {self.root}: {error}") from error
                 notice("a table could not be begun", DEFAULT_TABLE, error)
         for name, leaving in self.contents.leaving.items():
-            if name not in self.tables and self._is_leaving(name, leaving):
-                reason = self._move_away(name, leaving.seconds)
-                if reason is not None:
-                    notice("a dropped table's files stay where they are", name, reason)
+            if name in self.tables or not self._is_leaving(name, leaving):
+                self._has_left(name)  # removed meanwhile, or others' files by now
+            elif (reason := self._move_away(name, leaving.seconds)) is not None:
+                notice("a dropped table's files stay where they are", name, reason)
         found = set(folders_in(self.root))
         for name in sorted(found - set(self.tables) - set(self.contents.leaving)):
             notice("a folder that is no table's stays where it is", name)
@@ -259,9 +259,12 @@ class Catalog:
             dropped.move_away(self._medium, self.folder(name), self._dropped, name, seconds)
         except OSError as error:
             return error
-        # The file may keep it till the next change: without a folder it says nothing.
-        self.contents = replace(self.contents, leaving=_without(self.contents.leaving, name))
+        self._has_left(name)
         return None
+
+    def _has_left(self, name: TableName) -> None:
+        """The file may keep it till the next change: without the folder it says nothing."""
+        self.contents = replace(self.contents, leaving=_without(self.contents.leaving, name))
 
     def _is_leaving(self, name: TableName, leaving: Leaving) -> bool:
         return table_id_in(self._medium, self.folder(name)) == leaving.table_id
