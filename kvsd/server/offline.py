@@ -6,13 +6,14 @@ who has copied what.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from kvsd.errors import ConfigError, KvsdError, StorageError, TableUnavailable
+from kvsd.errors import ConfigError, KvsdError, ReadOnly, StorageError, TableUnavailable
 from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
 from kvsd.server.loading import check_folder
@@ -65,7 +66,8 @@ def write(
                     group_bytes = 0
             _commit(store)
             log.finish().run()
-            catalog.remember({name: log.known_at_end})
+            with contextlib.suppress(ReadOnly):  # all is written; the next start knows less
+                catalog.remember({name: log.known_at_end})
         finally:
             log.close()
     return written

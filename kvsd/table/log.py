@@ -92,6 +92,8 @@ class Log:
         self.last_seq = 0
         self.torn_tail = False
         """Recovery has cut off an interrupted append, and set it aside."""
+        self.is_new = False
+        """Recovery has found none, and begun one."""
         self._last_timestamp_us = 0
         self._segments: dict[int, Segment] = {}
         self._settlement: Settlement | None = None
@@ -119,6 +121,7 @@ class Log:
             restored=restored,
         )
         self.torn_tail = settlement.torn
+        self.is_new = settlement.begins
         self._segments = {segment.header.number: segment for segment in settlement.segments}
         self._settlement = settlement
         try:

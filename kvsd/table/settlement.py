@@ -5,6 +5,7 @@ Owns: every change that a start makes to a table's files. Must not judge what is
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,8 @@ class Settlement:
         self.directory = directory
         self.segments = segments
         """After `run` the last one is new and empty, and the last one that was found may be another object."""
+        self.begins = last is None
+        """There was no log."""
         self.torn = torn
         """Bytes of an interrupted append are cut off, and set aside."""
         self._last = last
@@ -87,12 +90,17 @@ class Settlement:
     def _remove_leftovers(self) -> None:
         """What interrupted creations left; the mark of a drop that was taken back; and the reserve, whose room a full
         disk needs now."""
-        for name in self.medium.names(self.directory):
-            is_temporary = name.endswith(TEMPORARY) and parse_name(name.removesuffix(TEMPORARY))
-            if is_temporary or name in (RESERVE_NAME, DROPPED_NAME):
+        names = self.medium.names(self.directory)
+        leftovers = [
+            name
+            for name in names
+            if name in (RESERVE_NAME, DROPPED_NAME)
+            or (name.endswith(TEMPORARY) and parse_name(name.removesuffix(TEMPORARY)))
+        ]
+        for name in leftovers + hint.leftovers(names):
+            # What somebody else has put there, or keeps from being removed, is not in the way.
+            with contextlib.suppress(IsADirectoryError, PermissionError):
                 self.medium.unlink(self.directory / name)
-        for name in hint.leftovers(self.medium.names(self.directory)):
-            self.medium.unlink(self.directory / name)
 
         if self._superseded:
             # The name of what has replaced them may not be on the medium yet.
