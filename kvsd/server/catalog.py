@@ -175,6 +175,7 @@ class Catalog:
         if len(self.tables) >= MAX_TABLES:
             raise Conflict(f"there are {MAX_TABLES} tables already, as many as there may be; drop some")
         try:
+            self._check_root()
             if not self._is_written:
                 self._write(self.contents)  # else the folder alone would make a table, or a drop would not last
             self._make_room(name)
@@ -300,8 +301,7 @@ class Catalog:
     def _write(self, contents: Contents) -> None:
         new = self._path.with_name("catalog.new")
         try:
-            if _place_of(self.root) != self._root_at:
-                raise OSError(errno.ESTALE, "it is not the folder any more that was opened", str(self.root))
+            self._check_root()
             if self._begins_default:
                 contents = replace(contents, logs={**contents.logs, DEFAULT_TABLE: self._begin(DEFAULT_TABLE)})
             fd = self._medium.open(new, create=True)
@@ -328,6 +328,11 @@ class Catalog:
                 "start; check the disk"
             ) from error
         self.contents, self._is_written = contents, True
+
+    def _check_root(self) -> None:
+        """Raises OSError where another folder has taken the place of ours: its files are another server's."""
+        if _place_of(self.root) != self._root_at:
+            raise OSError(errno.ESTALE, "it is not the folder any more that was opened", str(self.root))
 
     def _check_namespace(self, namespace: str) -> None:
         if namespace not in self.namespaces:

@@ -83,16 +83,16 @@ def list_dropped(medium: Medium, dropped: Path) -> list[Dropped]:
 def remove(folder: Path) -> None:
     """Remove `folder` and all that is in it, there where a link leads, too; a mount point stays, and is empty.
 
-    Raises the first OSError, when all that could be removed is. Segments go last: they show whose files these are.
+    Raises the first OSError, when all that could be removed is; but what shows whose files these are goes last.
     """
+    names = sorted(os.listdir(folder))
+    proof = [name for name in names if parse_name(name)][:1] + [name for name in names if name == DROPPED_NAME]
     errors: list[OSError] = []
-    for name in sorted(os.listdir(folder), key=lambda name: (parse_name(name) is not None, name)):
-        path = folder / name
+    for name in [name for name in names if name not in proof] + proof:
+        if errors and name in proof:
+            break
         try:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            _remove_one(folder / name)
         except OSError as error:
             errors.append(error)
     if errors:
@@ -106,3 +106,10 @@ def remove(folder: Path) -> None:
     except OSError as error:
         if not os.path.ismount(folder):
             raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+def _remove_one(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
