@@ -315,6 +315,7 @@ class Catalog:
     ) -> list[Dropped]:
         """Remove the files of tables that were dropped longer ago; returns whose. What could not be removed is told to
         `failed`, and tried anew next time."""
+        self._check_root()
         removed: list[Dropped] = []
         for due in self.dropped():
             if due.is_marked and due.seconds + keep_seconds <= self._now():
