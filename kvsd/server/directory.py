@@ -140,5 +140,13 @@ def folders_in(root: Path) -> list[TableName]:
     return [
         TableName(folder.parent.name, folder.name)
         for folder in sorted(root.glob("namespaces/*/*"))
-        if folder.is_dir() and NAME.fullmatch(folder.name) and NAME.fullmatch(folder.parent.name)
+        if _is_folder(folder) and NAME.fullmatch(folder.name) and NAME.fullmatch(folder.parent.name)
     ]
+
+
+def _is_folder(path: Path) -> bool:
+    """What cannot be looked at is none: whoever opens it is told why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

@@ -104,9 +104,7 @@ class OpenTables:
 
     async def _opening(self, table: Slot) -> None:
         effective = self._effective(table.settings)
-        loader = Loader(
-            table.name, self._folder(table.name), effective, self._medium, table.least_seq, self._open_segments
-        )
+        loader = Loader(table.name, self._folder(table.name), table.known, effective, self._medium, self._open_segments)
         patience = self._loop.call_later(
             self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
         )
@@ -146,8 +144,14 @@ class OpenTables:
             report("a table cannot be opened", table=str(table.name), error=str(error))
             self._give_up(table, error)
             return
+        if store.log.is_new:
+            # The catalog begins the logs of the tables that are made: this one is of an older kvsd, or has lost its.
+            folder = str(self._folder(table.name).absolute())
+            self._reporter.warning("a table had no log; a new one is begun", table=str(table.name), path=folder)
         if store.log.torn_tail:
             self._reporter.warning("an interrupted append was cut off and set aside", table=str(table.name))
+        if store.log.is_settled:
+            table.known = store.log.known
         table.refusal = None
         table.mailbox.on_put = None
         table.actor = actor
@@ -209,8 +213,8 @@ class OpenTables:
         """The actor's task has ended, by `close` or by a fault of ours."""
         if running.cancelled():
             return  # the loop is being torn down
-        if table.actor is not None:
-            table.least_seq = max(table.least_seq, table.actor.committed_seq)
+        if table.actor is not None and table.actor.closed_at is not None:
+            table.known = table.actor.closed_at
         table.actor = table.running = None
         table.mailbox.on_put = table.knock
         error = running.exception()

@@ -28,7 +28,7 @@ from kvsd.errors import ConfigError
 from kvsd.protocol.decoder import Limits
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, insecure_users
-from kvsd.server.catalog import Catalog
+from kvsd.server.catalog import Catalog, Origin
 from kvsd.server.clock import WallClock
 from kvsd.server.descriptors import DescriptorWatch, TableShare, share_of_tables
 from kvsd.server.directory import DataDirectory
@@ -192,11 +192,23 @@ class Server:
                 else "any number of acknowledged writes"
             )
             self._reporter.warning(f"fsync: {settings.fsync}; a power loss can take {lost}")
-        is_new = not (directory.root / "catalog").exists() and not (directory.root / "namespaces").exists()
-        clock = WallClock(directory.root, self._reporter, directory.medium, is_new=is_new)
         catalog = Catalog(directory.root, directory.medium)
-        for name in catalog.settle():
-            self._reporter.warning("a folder that is no table's is set aside", table=str(name))
+        is_new = catalog.origin is Origin.NEW
+        clock = WallClock(directory.root, self._reporter, directory.medium, is_new=is_new)
+        if is_new:
+            self._reporter.info("a new data folder", path=str(directory.root.absolute()))
+        elif catalog.origin is Origin.FOLDERS:
+            self._reporter.warning(
+                "there is no catalog: every folder is a table, with the server's settings",
+                path=str(directory.root.absolute() / "namespaces"),
+            )
+        for notice in catalog.settle():
+            self._reporter.warning(
+                notice.event,
+                table=str(notice.table),
+                path=str(notice.path.absolute()),
+                **({"error": notice.error} if notice.error else {}),
+            )
         commits = self._threads(1, "kvsd-commit")
         pools = Pools(
             commits=commits,

@@ -18,10 +18,11 @@ from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
 from kvsd.errors import Busy, KvsdError, ReadOnly, TableNotFound, TableUnavailable
-from kvsd.server.catalog import Catalog, Dropped
+from kvsd.server.catalog import Catalog
 from kvsd.server.clock import WallClock
 from kvsd.server.descriptors import check_some_are_left
 from kvsd.server.dispatcher import Dispatcher
+from kvsd.server.dropped import Dropped
 from kvsd.server.names import TableName
 from kvsd.server.open_tables import PATIENCE_SECONDS, OpenTables
 from kvsd.server.slot import Slot
@@ -165,7 +166,9 @@ class Tables:
             await self._open_tables.open(table)
 
     async def stop(self) -> None:
-        """Close all tables in order; what still comes is answered TABLE_UNAVAILABLE."""
+        """Close all tables in order; what still comes is answered TABLE_UNAVAILABLE. Again: nothing more."""
+        if self._open_tables.stopping:
+            return
         self._open_tables.stop_opening()
         await self.watch.stop()
         if self._purging is not None:
@@ -174,9 +177,20 @@ class Tables:
             await asyncio.gather(*map(self._open_tables.end, self._tables.values()))
         ending = self.changes | ({self._purging} if self._purging is not None else set())
         await asyncio.gather(*ending, return_exceptions=True)
+        await self._remember()
         await self._remember_clock(self._administration)
         for pool in (self._loads, self._administration):
             pool.shutdown()
+
+    async def _remember(self) -> None:
+        """Once, at the end: with each table that closes, all of them would be written."""
+        logs = {name: table.known for name, table in self._tables.items() if table.known is not None}
+        try:
+            await self._loop.run_in_executor(self._administration, self._catalog.remember, logs)
+        except ReadOnly as error:
+            self._reporter.warning(
+                "how far the logs reach could not be noted; the next start knows less", error=str(error)
+            )
 
     async def _purge(self) -> None:
         while True:
@@ -189,7 +203,9 @@ class Tables:
     async def _remove_dropped(self) -> None:
         keep_seconds = self._storage.dropped_keep_seconds
         try:
-            removed = await self._loop.run_in_executor(self._loads, self._catalog.remove_dropped, keep_seconds)
+            removed = await self._loop.run_in_executor(
+                self._loads, self._catalog.remove_dropped, keep_seconds, self._not_removed
+            )
         except OSError as error:
             self._reporter.warning("dropped tables could not be removed", error=str(error))
         else:
@@ -202,6 +218,14 @@ class Tables:
     async def _remember_clock(self, pool: Executor) -> None:
         if self._clock is not None and self._clock.is_right():
             await self._loop.run_in_executor(pool, self._clock.remember)
+
+    def _not_removed(self, dropped: Dropped, error: OSError) -> None:
+        self._reporter.warning(
+            "a dropped table's files could not be removed",
+            table=str(dropped.name),
+            path=str(dropped.folder),
+            error=str(error),
+        )
 
     # Administration
 
@@ -219,8 +243,12 @@ class Tables:
         ]
 
     async def dropped(self) -> Sequence[Dropped]:
-        """Dropped tables whose files are still there."""
-        return await self._loop.run_in_executor(self._administration, self._catalog.dropped)
+        """Dropped tables whose files are still there; none, with a line in the log, where the disk does not tell."""
+        try:
+            return await self._loop.run_in_executor(self._administration, self._catalog.dropped)
+        except OSError as error:
+            self._reporter.warning("dropped tables could not be listed", error=str(error))
+            return []
 
     async def info(self, name: TableName) -> TableInfo:
         """Opens the table where it is closed. Raises TableNotFound."""
@@ -302,7 +330,14 @@ class Tables:
                 table.refuse(lambda: TableNotFound(f"no table {name}: it was dropped"))
                 try:
                     await self._open_tables.close(table)
-                    await self._change(partial(self._catalog.drop_table, name))
+                    stays = await self._change(partial(self._catalog.drop_table, name))
+                    if stays is not None:
+                        self._reporter.warning(
+                            "a dropped table's files stay where they are",
+                            table=str(name),
+                            path=str(self._catalog.folder(name)),
+                            error=str(stays),
+                        )
                 finally:
                     if name in self._catalog.tables:
                         table.refuse(before if table.is_unavailable else None)
@@ -355,8 +390,9 @@ class Tables:
         if table is None:
             table = Slot(name, settings, self._open_tables.want)
         else:
-            table.settings, table.is_unavailable, table.least_seq = settings, False, 0
+            table.settings, table.is_unavailable = settings, False
             table.refuse(None)
+        table.known = self._catalog.known(name)
         self._tables[name] = table
         self._dispatcher.add(name, table.mailbox)
 
@@ -364,12 +400,12 @@ class Tables:
         # Where it is changed, so that no change of our own looks like another's.
         await self._loop.run_in_executor(self._administration, self._catalog.check)
 
-    async def _change(self, change: Callable[[], None]) -> None:
+    async def _change(self, change: Callable[[], T]) -> T:
         if self._open_tables.stopping:
             raise TableUnavailable("the server is stopping")
         if (lost := self._open_tables.lost) is not None:
             raise ReadOnly(f"no table is created, changed or dropped: {lost}; {lost.advice}")
-        await self._loop.run_in_executor(self._administration, change)
+        return await self._loop.run_in_executor(self._administration, change)
 
     def _effective(self, settings: TableSettings) -> Effective:
         return Effective.of(settings, self._storage, cache_share_bytes=self._cache_share)

@@ -21,8 +21,8 @@ from kvsd.table.medium import LostFile
 from kvsd.table.threads import Threads
 
 _PAUSE_SECONDS: Final = 1.0
-_SEGMENTS: Final = 1_000
-"""Sealed segments that one look is at, of all tables together, at 5 µs each; the next one goes on with others. Folders
+_SEGMENTS: Final = 500
+"""Sealed segments that one look is at, of all tables together, at 10 µs each; the next one goes on with others. Folders
 and the segments that are written are looked at each time."""
 
 

@@ -18,6 +18,7 @@ from kvsd.table.committer import Committer, Reporter, State
 from kvsd.table.compaction import Job
 from kvsd.table.compactor import CompactionOptions, Compactor
 from kvsd.table.hint_writer import HintWriter
+from kvsd.table.known import KnownLog
 from kvsd.table.log import Read
 from kvsd.table.look import Look
 from kvsd.table.medium import LostFile
@@ -79,15 +80,12 @@ class TableActor:
         self._reading: set[Request] = set()
         """Those that wait for cold reads, or to be executed anew."""
         self._stopping = False
+        self.closed_at: KnownLog | None = None
+        """How far the log reaches, once it has been closed in order."""
 
     @property
     def state(self) -> State:
         return self._committer.state
-
-    @property
-    def committed_seq(self) -> int:
-        """The number of the last entry that was acknowledged."""
-        return self._store.log.committed_seq
 
     def __len__(self) -> int:
         """Keys that have a committed value."""
@@ -118,6 +116,8 @@ class TableActor:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         last = await self._committer.finish()
+        if last is not None:
+            self.closed_at = self._store.log.known_at_end
         if self._hints is not None:
             if last is not None:
                 await self._workers.call(partial(self._hints.add_last, *last))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final, TypeAlias, assert_never
 from zlib import crc32
 
-from kvsd.errors import CorruptLog
 from kvsd.table import recovery
-from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
+from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, Header, Kind, encode_header, encode_seal, with_synced_to
+from kvsd.table.known import KnownLog
 from kvsd.table.limits import limit_of, telling_apart
 from kvsd.table.look import Expected, Look
 from kvsd.table.medium import LostFile, Medium
@@ -89,20 +89,22 @@ class Log:
         directory: Path,
         options: LogOptions,
         medium: Medium | None = None,
+        known: KnownLog | None = None,
         *,
-        least_seq: int = 0,
         open_segments: OpenSegments | None = None,
     ) -> None:
-        """`least_seq` is known to have been acknowledged: a log that ends before it is another's, or an older one.
-        `open_segments` bounds the descriptors of all logs that share it."""
+        """`known` is what must be found at the least; None: nothing is known, and a log may be begun. `open_segments`
+        bounds the descriptors of all logs that share it."""
         self.directory = directory
         self.options = options
+        self._known = known
         self.medium = medium or Medium()
-        self._least_seq = least_seq
         self._open_segments = OpenSegments() if open_segments is None else open_segments
         self.last_seq = 0
         self.torn_tail = False
         """Recovery has cut off an interrupted append, and set it aside."""
+        self.is_new = False
+        """Recovery has found none, and begun one."""
         self._last_timestamp_us = 0
         self._segments: dict[int, Segment] = {}
         self._settlement: Settlement | None = None
@@ -118,23 +120,31 @@ class Log:
         self.progress = RecoveryProgress()
         """Of the recovery; any thread may look."""
 
-    def recover(self, sink: recovery.Sink) -> None:
+    def recover(self, sink: recovery.Sink, *, restored: bool = False) -> None:
         """Give all intact entries to `sink` in order, settle the tail, and open a new active segment.
 
-        Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk; but a full disk
-        leaves a log that can be read, and is not `is_settled`.
+        With `restored` the log may be another, or an older one, than is known, and no number that may have been seen is
+        given again. Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk; but a
+        full disk leaves a log that can be read, and is not `is_settled`.
         """
         try:
             settlement, self._unhinted = recovery.recover(
-                self.medium, self.directory, sink, self.progress, loose=self._is_loose, now_us=self.options.now_us
+                self.medium,
+                self.directory,
+                sink,
+                self.progress,
+                loose=self._is_loose,
+                now_us=self.options.now_us,
+                known=self._known,
+                restored=restored,
             )
-            self._settlement = settlement
-            self._check_reaches(settlement.last_seq)
         except BaseException:
             self.close()
             raise
         self.torn_tail = settlement.torn
+        self.is_new = settlement.begins
         self._segments = {segment.header.number: segment for segment in settlement.segments}
+        self._settlement = settlement
         try:
             self._settle(settlement)
         except BaseException:
@@ -144,16 +154,6 @@ class Log:
         for segment in full:
             segment.share(self._open_segments)
             segment.open_ahead()
-
-    def _check_reaches(self, last_seq: int) -> None:
-        if last_seq < self._least_seq:
-            raise CorruptLog(
-                f"{self.directory}: its entries end at seq {last_seq}, but up to {self._least_seq} were acknowledged "
-                "since the server has started; was an older copy put in its place? Nothing was changed; put back what "
-                "was there, or, to go on with what is there, restart the server",
-                str(self.directory),
-                0,
-            )
 
     def _settle(self, settlement: Settlement) -> None:
         try:
@@ -179,12 +179,14 @@ class Log:
         return self._committed.end
 
     @property
-    def committed_seq(self) -> int:
-        """The highest number that a recovery must find: of what was committed, as far as it was synced."""
-        if not self.is_settled:
-            return 0
-        tail = self._committed
-        return max(tail.header.base_seq, tail.last_seq if tail.synced_to == tail.end else 0)
+    def known(self) -> KnownLog:
+        """What is certain to be found from now on: all that is sealed, or not yet begun."""
+        return KnownLog(self._active.header.table_id, self._active.header.base_seq)
+
+    @property
+    def known_at_end(self) -> KnownLog:
+        """The same once the job of `finish` has run."""
+        return KnownLog(self._active.header.table_id, self.last_seq)
 
     @property
     def segment_count(self) -> int:
@@ -327,11 +329,24 @@ class Log:
         if self._fill is not None and (first.seal is not None or first.end > self._fill.start):
             return None
         first.segment = self._active
+        if first.buffers and first.seal is None:
+            self._say_synced(first)
         self._filled_to = max(self._filled_to, first.end)
         append = Append(self.medium, self.directory, self._runs, sync=not self._is_loose)
         self._taken = copy.copy(self._tail)
         self._runs = []
         return append
+
+    def _say_synced(self, run: Run) -> None:
+        """Have the first entry say how far the segment is synced by now: it was staged while the group before it was
+        on its way, and damage to that group could pass for an interrupted append. A SEAL says it anyway."""
+        tail = self._tail
+        header = run.buffers[0]
+        found = Header._make(HEADER.unpack(header))
+        if found.synced_to < tail.synced_to:
+            crc_seed = tail.crc_seed ^ run.offset
+            run.buffers[0], header_crc = with_synced_to(header, crc_seed, tail.synced_to)
+            tail.digest = tail.digest - found.header_crc + header_crc & DIGEST_MASK
 
     def committed(self, append: Append) -> None:
         """`append` has run: its entries can be read, and count as synced if it synced."""

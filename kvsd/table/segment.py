@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from kvsd.errors import Busy, CorruptLog, UnsupportedFormat
+from kvsd.errors import Busy, CorruptLog, StorageError, UnsupportedFormat
 from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_BYTES, header_is_intact, seed
 from kvsd.table.limits import limit_of
 from kvsd.table.medium import LostFile, Medium
@@ -26,6 +26,8 @@ from kvsd.types import Key, Value
 MAGIC: Final = b"kvsdseg\n"
 VERSION: Final = 1
 _LAYOUT: Final = struct.Struct(">8sHHI16sQQIIQQQQQ32xQ?51x")
+_START: Final = struct.Struct(">8sHHI")
+"""Of every version's header; its last four bytes are the checksum of all before them in every version, too."""
 _CHECKSUM: Final = struct.Struct(">I")
 SEGMENT_HEADER_BYTES: Final = _LAYOUT.size + _CHECKSUM.size
 assert SEGMENT_HEADER_BYTES == 192
@@ -100,18 +102,30 @@ class SegmentHeader:
 
     @classmethod
     def decode(cls, data: bytes, path: Path) -> SegmentHeader:
-        """Raises CorruptLog where the bytes are no intact header, UnsupportedFormat where they are a newer one."""
+        """Raises CorruptLog where the bytes are no intact header, UnsupportedFormat where they are a newer one.
+
+        The checksum comes first: a flipped bit in the version is damage, and no newer kvsd would help.
+        """
         if len(data) < SEGMENT_HEADER_BYTES or not data.startswith(MAGIC):
             raise CorruptLog(f"{path}: no segment header at offset 0", str(path), 0)
-        _, version, size, flags = struct.unpack_from(">8sHHI", data)
+        _, version, size, flags = _START.unpack_from(data)
+        if not any(_checksum_holds(data, end) for end in (_LAYOUT.size, size - _CHECKSUM.size)):
+            raise CorruptLog(
+                f"{path}: the segment header's checksum is wrong; restore the file from a backup", str(path), 0
+            )
         if version != VERSION or size != SEGMENT_HEADER_BYTES or flags:
             raise UnsupportedFormat(
                 f"{path}: segment format {version} (flags {flags:#x}) is not known to this kvsd; use a newer one"
             )
-        fields = data[: _LAYOUT.size]
-        if _CHECKSUM.unpack_from(data, _LAYOUT.size)[0] != crc32(fields):
-            raise CorruptLog(f"{path}: the segment header's checksum is wrong", str(path), 0)
-        return cls(*_LAYOUT.unpack(fields)[4:])
+        return cls(*_LAYOUT.unpack_from(data)[4:])
+
+    @classmethod
+    def read(cls, medium: Medium, fd: int, path: Path) -> SegmentHeader:
+        """The header of an open file; raises what `decode` raises, and OSError."""
+        data = medium.read(fd, SEGMENT_HEADER_BYTES, 0)
+        if len(data) == SEGMENT_HEADER_BYTES and (size := _START.unpack_from(data)[2]) > len(data):
+            data = medium.read(fd, size, 0)
+        return cls.decode(data, path)
 
     @property
     def number(self) -> int:
@@ -161,6 +175,11 @@ class SegmentHeader:
         )
 
 
+def _checksum_holds(data: bytes, end: int) -> bool:
+    """Whether the bytes before `end` are those that the checksum there was made of."""
+    return _START.size <= end <= len(data) - _CHECKSUM.size and _CHECKSUM.unpack_from(data, end)[0] == crc32(data[:end])
+
+
 def new_mark() -> int:
     """Random and never zero: zero filling must not look like marks."""
     return secrets.randbelow(0xFFFFFFFF) + 1
@@ -170,6 +189,22 @@ def parse_name(name: str) -> tuple[int, int] | None:
     """Segment id and generation of a segment's file name; None where it is none."""
     match = _NAME.fullmatch(name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def table_id_in(medium: Medium, folder: Path) -> bytes | None:
+    """The id of the table whose segments are in `folder`; None where there are none, or none that can be read."""
+    try:
+        for name in filter(parse_name, medium.names(folder)):
+            fd = medium.open(folder / name)
+            try:
+                return SegmentHeader.read(medium, fd, folder / name).table_id
+            except StorageError:
+                continue
+            finally:
+                medium.close(fd)
+    except OSError:
+        pass
+    return None
 
 
 class Stored(NamedTuple):
@@ -224,7 +259,7 @@ class Segment:
     def open(cls, medium: Medium, path: Path) -> Segment:
         fd = medium.open(path)
         try:
-            header = SegmentHeader.decode(medium.read(fd, SEGMENT_HEADER_BYTES, 0), path)
+            header = SegmentHeader.read(medium, fd, path)
             if parse_name(path.name) != (header.segment_id, header.generation):
                 raise CorruptLog(f"{path}: the header belongs to {header.name}; was the file renamed?", str(path), 0)
             return cls(medium, path, header, fd, medium.size(fd))

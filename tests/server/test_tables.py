@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import resource
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,7 +86,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     reports, dispatcher = Reports(), Dispatcher()
     pools = Pools(commits=ThreadPoolExecutor(8), reads=ThreadPoolExecutor(2), compactions=ThreadPoolExecutor(1))
-    catalog = Catalog(root)
+    catalog = Catalog(root, medium if medium is not None and medium.root == root else None)  # type: ignore[attr-defined]
     catalog.settle()
     tables = Tables(
         catalog,
@@ -230,7 +231,7 @@ def fail(_: Store) -> None:
 async def test_a_table_whose_folder_is_missing_is_not_made_anew(tmp_path: Path) -> None:
     async with served(tmp_path) as one:
         await one.tables.create(T)
-        folder_of(tmp_path, T).rmdir()
+        shutil.rmtree(folder_of(tmp_path, T))
         [refused] = await one.ask(T, Get(b"k"))
         assert isinstance(refused, TableUnavailable)
         assert "is missing; restore it, or drop the table" in str(refused)

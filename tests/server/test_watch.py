@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from kvsd.client import aio
-from kvsd.errors import ConfigError, CorruptLog, ReadOnly
+from kvsd.errors import ConfigError, CorruptLog, ReadOnly, TableUnavailable
 from kvsd.server import Server
 from kvsd.server.directory import DataDirectory
 from kvsd.server.names import DEFAULT_TABLE
@@ -37,6 +37,12 @@ CATALOG_LINE = "the catalog of tables is not the server's own any more"
 
 KEYS = {b"key-%d" % number: b"%d" % number * 200 for number in range(20)}
 LAST = b"last"
+
+
+@pytest.fixture(autouse=True)
+def looks_are_made_by_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by nobody else in between."""
+    monkeypatch.setattr("kvsd.server.watch._PAUSE_SECONDS", 3_600.0)
 
 
 class Answer(Enum):
@@ -267,9 +273,9 @@ async def test_a_table_that_was_closed_meanwhile_is_not_taken_for_an_older_one(
             act(place, place.table)
             left = files(place.table) if place.table.exists() else {}
             for _ in range(2):
-                with pytest.raises((CorruptLog, ConfigError, Exception), match=reason):
+                with pytest.raises((CorruptLog, TableUnavailable), match=reason):
                     await client.tables.reopen("default")
-                with pytest.raises(Exception, match=reason):
+                with pytest.raises((CorruptLog, TableUnavailable), match=reason):
                     await client.get(LAST)
             assert (files(place.table) if place.table.exists() else {}) == left
         place.put_back(place.table)
@@ -318,13 +324,14 @@ async def test_a_server_whose_folder_was_moved_never_writes_into_the_one_in_its_
             before = files(place.root)
             for number in range(30):
                 await client.set(b"more-%d" % number, bytes(300))
-            await client.tables.create("new")
+            with pytest.raises(ReadOnly):
+                await client.tables.create("new")
             assert await client.table("other").get("k") == b"v"
             await client.table("other").set("k", "w")
             await client.tables.compact()
             await until(lambda: not any(actor._compactor._steps for actor in server.tables.actors), "compacts on")
             assert files(place.root) == before
-        assert (place.aside / "namespaces" / "default" / "new").is_dir()
+        assert len(segments(place.aside / "namespaces" / "default" / "default")) > len(segments(place.table)), "its own"
         await server.tables.watch.look()
         assert reports.take(ROOT_LINE)["path"] == str(place.root)
 
@@ -371,6 +378,36 @@ def test_a_removed_lock_file_lets_nobody_in(
         if is_folder_lockable:
             with pytest.raises(ConfigError, match="in use by another kvsd"):
                 DataDirectory(tmp_path)
+
+
+async def test_a_look_comes_by_itself_again_and_again(
+    start: Start, tmp_path: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvsd.server.watch._PAUSE_SECONDS", 0.001)
+    async with serving(start, tmp_path) as (_, client, place):
+        await client.set("new", "value")
+        moved_away(place, place.root)
+        await until(lambda: reports.count(ROOT_LINE), "nobody has looked")
+        with pytest.raises(ReadOnly):
+            await client.set("new", "value")
+    reports.take(ROOT_LINE)
+
+
+async def test_a_fault_of_ours_in_a_look_does_not_end_the_looks(
+    start: Start, tmp_path: Path, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvsd.server.watch._PAUSE_SECONDS", 0.001)
+    server = await start(tls=False, root_dir=tmp_path / "data")
+
+    def fault() -> None:
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.tables.watch, "_check_root", fault)
+        await until(lambda: reports.count("internal fault while files were looked at") > 1, "the looks have ended")
+    (tmp_path / "data").rename(tmp_path / "aside")
+    await until(lambda: reports.count(ROOT_LINE), "nobody has looked")
+    reports.lines.clear()
 
 
 async def test_all_sealed_segments_have_their_turn(
