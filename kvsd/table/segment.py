@@ -347,7 +347,12 @@ class Segment:
 
     def _read_parked(self, size_bytes: int, offset: int) -> bytes:
         assert self._shared is not None
-        fd = self._open_same()
+        try:
+            fd = self._open_same()
+        except FileNotFoundError:
+            if self.fd < 0:
+                raise
+            return self.medium.read(self.fd, size_bytes, offset)  # opened by a compaction, which has removed it since
         is_kept = False
         try:
             data = self.medium.read(fd, size_bytes, offset)
