@@ -283,13 +283,23 @@ class Medium:
 
     @contextlib.contextmanager
     def _directory(self, path: Path) -> Iterator[int]:
-        """A descriptor of its own, even if the folder is held: a listing and the news of a failure are told once."""
-        with self._at(path, within=True) as (at, above):
-            fd = os.open(at, _DIRECTORY, dir_fd=above)
+        """A descriptor of its own, even if the folder is held: a listing and the news of a failure are told once.
+
+        Where there is none to be had, the held one: a name that is given must not stay unsynced for want of it.
+        """
+        held = self._held.get(path)
+        try:
+            with self._at(path, within=True) as (at, above):
+                fd = os.open(at, _DIRECTORY, dir_fd=above)
+        except OSError as error:
+            if held is None or error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            fd = held
         try:
             yield fd
         finally:
-            os.close(fd)
+            if fd != held:
+                os.close(fd)
 
 
 def _lost(path: Path, error: OSError) -> OSError:
