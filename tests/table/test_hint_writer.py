@@ -178,3 +178,23 @@ def test_a_hint_that_is_named_right_before_its_segment_goes_goes_with_it(
     assert list((tmp_path / "t").glob("*.hint")) == []
     table.kill()
     medium.kill()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.EDQUOT])
+def test_a_hint_that_met_a_limit_is_written_with_the_next_ones(
+    tmp_path: Path, pool: ThreadPoolExecutor, number: int
+) -> None:
+    path = sealed(tmp_path)
+    medium = FaultyMedium(tmp_path)
+    failures: list[Exception] = []
+    writer = HintWriter(medium, pool, lambda _, error: failures.append(error))
+    medium.fail(number, calls={Call.CREATE})
+    writer.add([path])
+    run_all(pool)
+    assert len(failures) == 1
+    assert not hint.path_of(path).exists()
+    writer.add([])
+    run_all(pool)
+    assert hint.path_of(path).exists()
+    assert len(failures) == 1
+    writer.stop()
