@@ -232,7 +232,7 @@ class Server:
         if commits.lacking:
             self._reporter.warning(f"too few {THREADS}; writes share those that there are", lacking=commits.lacking)
         watching = self._loop.create_task(DescriptorWatch(self._reporter, pools.reads).run(), name="descriptors")
-        self._owned.callback(watching.cancel)
+        self._owned.push_async_callback(_end, watching)
         return tables
 
     def _threads(self, count: int, name: str) -> Threads:
@@ -307,6 +307,11 @@ class Server:
             self._reporter.warning("connections cut at the end of the drain", connections=self.connections)
             self._listener.abort()
             await self._listener.wait_closed()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 @contextlib.asynccontextmanager
