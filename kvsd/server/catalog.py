@@ -205,7 +205,7 @@ class Catalog:
         self.check_droppable(name)
         log, seconds, contents = self.known(name), int(self._now()), self.contents
         table_id = log.table_id if log is not None else table_id_in(self._medium, self.folder(name))
-        if table_id is not None:
+        if table_id:
             contents = replace(contents, leaving={**contents.leaving, name: Leaving(table_id, seconds)})
         self._write(replace(contents, tables=_without(contents.tables, name), logs=_without(contents.logs, name)))
         return self._move_away(name, seconds) if os.path.lexists(self.folder(name)) else None

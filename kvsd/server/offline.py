@@ -106,7 +106,9 @@ def restored(root: Path) -> Iterator[Restored]:
             except OSError as failure:
                 yield Restored(name, 0, False, TableUnavailable(f"table {name} cannot be opened: {failure}"))
             else:
-                yield Restored(name, log.last_seq, known is not None and known.table_id != log.table_id, None)
+                yield Restored(
+                    name, log.last_seq, known is not None and known.table_id not in (b"", log.table_id), None
+                )
         catalog.remember(logs)
 
 

@@ -381,6 +381,24 @@ def test_a_data_folder_that_cannot_be_begun_is_refused_with_the_reason(tmp_path:
     pytest.fail("it never came to its end")
 
 
+async def test_the_log_of_an_old_data_folder_that_is_gone_is_not_begun_anew(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """Its catalog knows no logs yet; but default/default had one, and what was never used may be begun."""
+    config, reports = make_config(tls=False), Reports()
+    root = config.storage.root_dir
+    for name in (DEFAULT_TABLE, T):
+        folder_of(root, name).mkdir(parents=True)
+    early = json.dumps({"namespaces": ["default", "shop"], "tables": {"shop/stock": {}}}).encode()
+    (root / "catalog").write_bytes(with_checksum(b"head\n" + early + b"\n"))
+    async with kvsd.server.run(config, reports) as server:
+        assert server.tables.unavailable == 1
+        assert "all segments of the table are missing" in str(reports.take("a table cannot be opened")["error"])
+        client = Served(server.tables, server.dispatcher, reports)
+        assert await client.ask(T, Set(b"k", b"v")) == [None]
+        assert reports.take("a table had no log; a new one is begun")["path"] == str(folder_of(root, T))
+
+
 # The file
 
 
@@ -390,7 +408,9 @@ def test_a_catalog_of_an_early_version_is_read_and_one_of_this_is_what_it_reads(
         b'  "default/default": {},\n  "shop/stock": {\n   "fsync": "never"\n  }\n }\n}\n'
     )
     contents = Contents.decode(with_checksum(early), tmp_path)
-    assert (contents.namespaces, contents.logs, contents.leaving) == ({"default", "shop"}, {}, {})
+    assert (contents.namespaces, contents.leaving) == ({"default", "shop"}, {})
+    assert contents.logs == {DEFAULT_TABLE: KnownLog(b"", 0)}
+    assert Contents.decode(contents.encode(), tmp_path) == contents
     assert contents.tables == {DEFAULT_TABLE: TableSettings(), T: TableSettings(fsync=Fsync.NEVER)}
     body = json.loads(with_table(tmp_path / "root").contents.encode().split(b"\n", 1)[1])
     assert body["namespaces"] == ["default", "shop"]
