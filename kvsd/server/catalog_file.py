@@ -79,8 +79,8 @@ class Contents:
             tables = {DEFAULT_TABLE: TableSettings()}
             for name, texts in body["tables"].items():
                 tables[_table_name(name)] = settings_from(texts)
-            # Every kvsd had begun the log of this one before it wrote a catalog.
-            logs = {DEFAULT_TABLE: KnownLog(b"", 0)}
+            # An older kvsd had begun the log of this one before it wrote a catalog.
+            logs: dict[TableName, KnownLog] = {} if "logs" in body else {DEFAULT_TABLE: KnownLog(b"", 0)}
             for name, log in body.get("logs", {}).items():
                 logs[_table_name(name)] = KnownLog(_table_id(log["id"]), int(log["seq"]))
             return cls(

@@ -49,7 +49,7 @@ def write(
             catalog.create_namespace(name.namespace)
         if name not in catalog.tables:
             catalog.create_table(name)
-        check_folder(name, catalog.folder(name))
+        check_folder(name, catalog.folder(name), catalog.known(name))
         log = Log(catalog.folder(name), options or LogOptions(), known=catalog.known(name))
         store = Store(log, cache_bytes=0)
         try:
@@ -113,7 +113,7 @@ def restored(root: Path) -> Iterator[Restored]:
 
 
 def _restore(name: TableName, folder: Path, known: KnownLog | None) -> KnownLog:
-    check_folder(name, folder)
+    check_folder(name, folder, known)
     log = Log(folder, LogOptions(), known=known)
     try:
         log.recover(_Nobody(), restored=True)
