@@ -17,11 +17,16 @@ from kvsd.table.medium import Medium
 from kvsd.table.store import Store
 
 
-def check_folder(name: TableName, folder: Path) -> None:
-    """Raises TableUnavailable where the folder of a table is gone: recovery would make an empty table of it."""
+def check_folder(name: TableName, folder: Path, known: KnownLog | None) -> None:
+    """Raises TableUnavailable where the folder of a table is gone: recovery would make an empty table of it.
+
+    That is right for default/default alone, as long as nobody knows a log of it.
+    """
     try:
         found = folder.stat()
     except FileNotFoundError:
+        if name == DEFAULT_TABLE and known is None and not folder.is_symlink():
+            return
         what = f"is a link to {folder.readlink()}, which is missing" if folder.is_symlink() else "is missing"
         raise TableUnavailable(
             f"table {name} cannot be opened: {folder} {what}; restore it"
@@ -39,12 +44,13 @@ class Loader:
     ) -> None:
         self._name = name
         self._folder = folder
+        self._known = known
         log = Log(folder, LogOptions(effective.fsync, effective.segment_bytes), medium, known)
         self._store = Store(log, cache_bytes=effective.cache_bytes)
 
     def run(self) -> Store:
         """On a worker. Raises TableUnavailable where the files are gone, and what Store.recover raises."""
-        check_folder(self._name, self._folder)
+        check_folder(self._name, self._folder, self._known)
         self._store.recover()
         return self._store
 

@@ -152,6 +152,12 @@ class Tables:
         if table.actor is None and not table.is_unavailable:
             await self._open_tables.open(table)
 
+    async def note_new(self) -> None:
+        """In a new data folder, once default/default is open: what is missing later is missing."""
+        if self._catalog.is_new:
+            async with self._changing:
+                await self._remember()
+
     async def stop(self) -> None:
         """Close all tables in order; what still comes is answered TABLE_UNAVAILABLE. Again: nothing more."""
         if self._open_tables.stopping:
@@ -169,7 +175,7 @@ class Tables:
             pool.shutdown()
 
     async def _remember(self) -> None:
-        """Once, at the end: with each table that closes, all of them would be written."""
+        """Not with each table that closes: all of them would be written each time."""
         logs = {name: table.known for name, table in self._tables.items() if table.known is not None}
         try:
             await self._loop.run_in_executor(self._administration, self._catalog.remember, logs)
