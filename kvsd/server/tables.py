@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -16,8 +17,10 @@ from weakref import WeakValueDictionary
 from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
-from kvsd.errors import KvsdError, ReadOnly, TableNotFound, TableUnavailable
+from kvsd.errors import Busy, KvsdError, ReadOnly, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog
+from kvsd.server.clock import WallClock
+from kvsd.server.descriptors import check_some_are_left
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.dropped import Dropped
 from kvsd.server.names import TableName
@@ -27,7 +30,9 @@ from kvsd.server.table_settings import Effective, TableSettings, settings_from
 from kvsd.server.watch import Watch
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
+from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.request import Compact, CompactionProgress, Describe, Operation, Origin, Request, Result, Status
 from kvsd.table.threads import Threads
 from kvsd.table.workers import Pools
@@ -37,6 +42,8 @@ P = ParamSpec("P")
 
 _LOAD_THREADS: Final = 4
 _PURGE_SECONDS: Final = 3_600.0
+_DOUBT_SECONDS: Final = 10.0
+"""Between two looks whether the clock can be believed by now."""
 _DESCRIPTION_BYTES: Final = 64 << 10
 
 
@@ -89,10 +96,14 @@ class Tables:
         *,
         medium: Medium | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        clock: WallClock | None = None,
+        open_segments: OpenSegments | None = None,
         check_root: Callable[[], None] = lambda: None,
     ) -> None:
-        """`check_root` raises LostFile where the data folder is not what it was."""
+        """Without `clock`, the time is believed whatever it is; `check_root` raises LostFile where the data folder is
+        not what it was."""
         self._catalog = catalog
+        self._clock = clock
         self._storage = storage
         self._dispatcher = dispatcher
         self._reporter = reporter
@@ -110,6 +121,8 @@ class Tables:
             max_open_tables=storage.max_open_tables,
             medium=medium or Medium(),
             patience_seconds=patience_seconds,
+            is_clock_right=self._is_clock_right,
+            open_segments=OpenSegments() if open_segments is None else open_segments,
         )
         self.watch = Watch(self._open_tables, check_root, self._check_catalog, reporter)
         self._administration = Threads(1, "kvsd-tables")
@@ -171,6 +184,7 @@ class Tables:
         ending = self.changes | ({self._purging} if self._purging is not None else set())
         await asyncio.gather(*ending, return_exceptions=True)
         await self._remember()
+        await self._remember_clock(self._administration)
         for pool in (self._loads, self._administration):
             pool.shutdown()
 
@@ -185,18 +199,31 @@ class Tables:
             )
 
     async def _purge(self) -> None:
-        keep_seconds = self._storage.dropped_keep_seconds
         while True:
-            try:
-                removed = await self._loop.run_in_executor(
-                    self._loads, self._catalog.remove_dropped, keep_seconds, self._not_removed
-                )
-            except OSError as error:
-                self._reporter.warning("dropped tables could not be removed", error=str(error))
-            else:
-                for dropped in removed:
-                    self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
-            await asyncio.sleep(_PURGE_SECONDS)
+            is_clock_right = self._is_clock_right()
+            if is_clock_right:
+                await self._remember_clock(self._loads)
+                await self._remove_dropped()
+            await asyncio.sleep(_PURGE_SECONDS if is_clock_right else _DOUBT_SECONDS)
+
+    async def _remove_dropped(self) -> None:
+        keep_seconds = self._storage.dropped_keep_seconds
+        try:
+            removed = await self._loop.run_in_executor(
+                self._loads, self._catalog.remove_dropped, keep_seconds, self._not_removed
+            )
+        except OSError as error:
+            self._reporter.warning("dropped tables could not be removed", error=str(error))
+        else:
+            for dropped in removed:
+                self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
+
+    def _is_clock_right(self) -> bool:
+        return self._clock is None or self._clock.is_right()
+
+    async def _remember_clock(self, pool: Executor) -> None:
+        if self._clock is not None and self._clock.is_right():
+            await self._loop.run_in_executor(pool, self._clock.remember)
 
     def _not_removed(self, dropped: Dropped, error: OSError) -> None:
         self._reporter.warning(
@@ -283,6 +310,7 @@ class Tables:
             if settings != table.settings:
                 if self._effective(settings).needs_reopening(self._effective(table.settings)):
                     await self.watch.refuse_to_reopen(table)
+                    await self._check_can_open(name)
                 await self._change(partial(self._catalog.change_settings, name, settings))
                 async with self._open_tables.holding(table):
                     effective = self._effective(settings)
@@ -337,12 +365,23 @@ class Tables:
             if self._tables.get(name) is not table:
                 raise TableNotFound(f"no table {name}")
             await self.watch.refuse_to_reopen(table)
+            await self._check_can_open(name)
             await self._open_tables.close(table)
             table.is_unavailable = False
             table.refuse(None)
             await self._open_tables.open(table)
             if table.refusal is not None:
                 raise table.refusal()
+
+    async def _check_can_open(self, name: TableName) -> None:
+        """Raises Busy where the table could not be opened again if it were closed: better it serves as it does."""
+        try:
+            await self._loop.run_in_executor(self._administration, check_some_are_left)
+        except OSError as error:
+            limit = limit_of(error)
+            if limit is None:
+                raise
+            raise Busy(f"table {name} is not reopened: no further {limit.title}; {limit.remedy}") from error
 
     def _find(self, name: TableName) -> Slot:
         if self._open_tables.stopping:

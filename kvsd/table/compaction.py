@@ -8,7 +8,7 @@ blocks, as jobs for a worker.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import TypeAlias
@@ -62,20 +62,17 @@ class Compaction:
         Up to the output's name nothing has changed for anybody; after it, a crash at any step leaves inputs that the
         next start removes.
         """
-        for segment in self.run:
-            segment.pin()
-        try:
-            tombstones = yield from self._copy()
-            yield from self._relocate()
+        tombstones = yield from self._copy()
+        yield from self._relocate()
+        with _pinned(self.run):
             yield self._find_own_inputs
-        finally:
-            for segment in self.run:
-                segment.unpin()
         index, log = self.store.index, self.store.log
         for start in range(0, len(tombstones), SLICE_RECORDS):
             dropped = index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
             self.tombstones_dropped += dropped
             yield _nothing
+        while any(segment.is_awaited for segment in self.run):
+            yield _nothing  # a read that came before the index was moved over opens it by its name
         log.retire(self.run)
         for number in self._numbers:
             index.dead_bytes.pop(number, None)
@@ -93,16 +90,17 @@ class Compaction:
             reader: SegmentReader | None = None
             for segment in self.run:
                 source = Input(segment)
-                yield source.read
-                while (found := source.slice) is not None:
-                    wanted = retention.wanted(found.records, found.prev_seq)
-                    for (kind, key, seq, *_), is_wanted in zip(found.records, wanted, strict=True):
-                        if not is_wanted:
-                            dropped_through = max(dropped_through, seq)
-                            if kind in TOMBSTONES:
-                                tombstones.append(key)
-                    self.bytes_done += found.size_bytes
-                    yield _both(output, found, wanted, source)
+                with _pinned([segment]):
+                    yield source.read
+                    while (found := source.slice) is not None:
+                        wanted = retention.wanted(found.records, found.prev_seq)
+                        for (kind, key, seq, *_), is_wanted in zip(found.records, wanted, strict=True):
+                            if not is_wanted:
+                                dropped_through = max(dropped_through, seq)
+                                if kind in TOMBSTONES:
+                                    tombstones.append(key)
+                        self.bytes_done += found.size_bytes
+                        yield _both(output, found, wanted, source)
                 reader = source.reader
             assert reader is not None
             # An old value that was durable goes in favour of a newer one: so that must be durable now, too.
@@ -128,10 +126,11 @@ class Compaction:
         store.log.adopt(output)
         written = Input(output)
         try:
-            yield written.read
-            while (found := written.slice) is not None:
-                store.index.relocate(found.records)
+            with _pinned([output]):
                 yield written.read
+                while (found := written.slice) is not None:
+                    store.index.relocate(found.records)
+                    yield written.read
         except (CorruptLog, OSError):
             yield self.output.withdraw
             raise
@@ -178,6 +177,18 @@ def _both(output: Output, found: Slice, wanted: Sequence[bool], source: Input) -
         source.read()
 
     return run
+
+
+@contextlib.contextmanager
+def _pinned(segments: Sequence[Segment]) -> Iterator[None]:
+    """They keep the descriptors that they have or get."""
+    for segment in segments:
+        segment.pin()
+    try:
+        yield
+    finally:
+        for segment in segments:
+            segment.unpin()
 
 
 def _nothing() -> None:

@@ -49,7 +49,7 @@ class Slice:
 
 
 class Input:
-    """A sealed segment that is read and checked slice by slice."""
+    """A sealed segment that is read and checked slice by slice; pinned by whoever has it read."""
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
@@ -70,6 +70,7 @@ class Input:
 
     def _read(self) -> None:
         self.slice = None
+        self.segment.ensure_open()
         records = list(_some(self._records))
         if records:
             self.slice = Slice(self.segment, records)

@@ -20,6 +20,7 @@ from kvsd.table.known import KnownLog
 from kvsd.table.limits import limit_of, telling_apart
 from kvsd.table.look import Expected, Look
 from kvsd.table.medium import LostFile, Medium
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
 from kvsd.table.settlement import Settlement
@@ -84,13 +85,21 @@ class Log:
     """One table's log. `recover` comes before anything else."""
 
     def __init__(
-        self, directory: Path, options: LogOptions, medium: Medium | None = None, known: KnownLog | None = None
+        self,
+        directory: Path,
+        options: LogOptions,
+        medium: Medium | None = None,
+        known: KnownLog | None = None,
+        *,
+        open_segments: OpenSegments | None = None,
     ) -> None:
-        """`known` is what must be found at the least; None: nothing is known, and a log may be begun."""
+        """`known` is what must be found at the least; None: nothing is known, and a log may be begun. `open_segments`
+        bounds the descriptors of all logs that share it."""
         self.directory = directory
         self.options = options
         self._known = known
         self.medium = medium or Medium()
+        self._open_segments = OpenSegments() if open_segments is None else open_segments
         self.last_seq = 0
         self.torn_tail = False
         """Recovery has cut off an interrupted append, and set it aside."""
@@ -141,6 +150,10 @@ class Log:
         except BaseException:
             self.close()
             raise
+        *full, _ = settlement.segments  # the last is appended to, or yet to be settled
+        for segment in full:
+            segment.share(self._open_segments)
+            segment.open_ahead()
 
     def _settle(self, settlement: Settlement) -> None:
         try:
@@ -159,6 +172,11 @@ class Log:
     def active_number(self) -> int:
         """Of the segment that is appended to."""
         return self._active.header.number
+
+    @property
+    def active_bytes(self) -> int:
+        """Of its entries; the zeros behind them are not counted."""
+        return self._committed.end
 
     @property
     def known(self) -> KnownLog:
@@ -337,12 +355,14 @@ class Log:
             assert segment is not None
             segment.size_bytes = max(segment.size_bytes, run.end)
             if segment is not self._active:
+                self._active.share(self._open_segments)
                 self._segments[run.header.number] = self._active = segment
                 self._filled_to = segment.size_bytes
                 self._fill_bytes = FIRST_FILL_BYTES
             if run.seal is not None:
                 segment.size_bytes = run.end + len(run.seal)
                 self._unhinted.append(segment.path)
+        self._open_segments.trim()
         self._committed = self._taken
         if append.sync:
             self._mark_synced(self._taken.header, self._taken.end)
@@ -391,6 +411,7 @@ class Log:
                 job.segment.size_bytes = job.end + len(job.seal_entry)
                 self._unhinted.append(job.segment.path)
                 self._segments[job.header.number] = active
+                job.segment.share(self._open_segments)
             case Settlement():
                 found, active = self._segments, job.segments[-1]
                 self._segments = {segment.header.number: segment for segment in job.segments}
@@ -398,6 +419,8 @@ class Log:
                     if self._segments.get(number) is not segment:
                         segment.close()
                 self._settlement = None
+                for segment in job.segments[:-1]:
+                    segment.share(self._open_segments)
             case _:
                 assert_never(job)
         self._start(active)
@@ -438,11 +461,13 @@ class Log:
         if self._committed.synced_to == self._committed.end:
             return None
         sync = Sync(self._segments[self._committed.header.number], self._committed.end)
+        sync.segment.pin()
         self._syncs.add(sync)
         return sync
 
     def synced(self, sync: Sync) -> None:
         self._syncs.discard(sync)
+        sync.segment.unpin()
         self._mark_synced(sync.segment.header, sync.end)
 
     def sealed(self) -> list[Segment]:
@@ -459,6 +484,8 @@ class Log:
     def adopt(self, segment: Segment) -> None:
         """Entries can be read from `segment` from now on; it holds what others held."""
         self._segments[segment.header.number] = segment
+        segment.share(self._open_segments)
+        self._open_segments.trim()
         self._unhinted.append(segment.path)
 
     def retire(self, segments: Iterable[Segment]) -> None:
@@ -509,6 +536,8 @@ class Log:
 
     def close(self) -> None:
         """Close all descriptors; those that a Read has pinned, when it is done. No other job may be under way."""
+        while self._syncs:
+            self._syncs.pop().segment.unpin()  # of one that has failed
         for segment in self._segments.values():
             segment.close()
         self._segments.clear()

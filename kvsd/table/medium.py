@@ -127,6 +127,23 @@ class Medium:
                 raise _lost(path, error) from error
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
+    def identity(self, fd: int) -> tuple[int, int]:
+        """What tells the open file `fd` from all others that exist at the same time."""
+        status = os.fstat(fd)
+        return status.st_dev, status.st_ino
+
+    def check_identity(self, path: Path, identity: tuple[int, int], least_bytes: int) -> None:
+        """As `check_file`, of a file that is not open."""
+        try:
+            with self._at(path) as (at, folder):
+                found = os.stat(at, dir_fd=folder)
+        except OSError as error:
+            raise _lost(path, error) from error
+        if (found.st_dev, found.st_ino) != identity:
+            raise LostFile(path, "was replaced by another")
+        if found.st_size < least_bytes:
+            raise LostFile(path, f"was cut: it has {found.st_size} bytes, and had {least_bytes}")
+
     def check_folder(self, folder: Path) -> None:
         """Raises LostFile where the path of the held `folder` leads elsewhere, by the way that everybody else goes."""
         _check_same(folder, os.fstat(self._held[folder]), folder.stat)
