@@ -183,8 +183,9 @@ class Tables:
             await asyncio.gather(*map(self._open_tables.end, self._tables.values()))
         ending = self.changes | ({self._purging} if self._purging is not None else set())
         await asyncio.gather(*ending, return_exceptions=True)
-        await self._remember()
-        await self._remember_clock(self._administration)
+        if self._open_tables.lost is None:  # else it is another's by now
+            await self._remember()
+            await self._remember_clock(self._administration)
         for pool in (self._loads, self._administration):
             pool.shutdown()
 
