@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -34,14 +33,8 @@ MAX_TABLES: Final = 10_000
 """And namespaces: the catalog is written as a whole with each change, and told as a whole in a list."""
 
 
-class Origin(StrEnum):
-    """Where the catalog of this start comes from."""
-
-    FILE = "file"
-    FOLDERS = "folders"
-    """There is no file: every folder is a table, with the server's settings."""
-    NEW = "new"
-    """There was nothing: `settle` begins a data folder."""
+_READING: Final = Medium()
+"""For a look at what is there; what must last goes through the catalog's own."""
 
 
 _ADVICE: Final = (
@@ -56,7 +49,7 @@ class Notice(NamedTuple):
     event: str
     table: TableName
     path: Path
-    error: str = ""
+    error: OSError | None = None
 
 
 class Catalog:
@@ -69,7 +62,10 @@ class Catalog:
     def __init__(self, root: Path, medium: Medium | None = None, *, now: Callable[[], float] = time.time) -> None:
         """Raises ConfigError where the catalog is damaged or cannot be read."""
         self.root = root
-        self.origin = Origin.FILE
+        self.is_found = True
+        """Else there is no file: every folder is a table, with the server's settings."""
+        self.is_new = False
+        """There is no folder either: a data folder is begun."""
         self.contents = Contents()
         self._medium = medium or Medium()
         self._now = now
@@ -95,7 +91,7 @@ class Catalog:
             self._is_written = True
             return
         found = folders_in(self.root)
-        self.origin = Origin.FOLDERS if found else Origin.NEW
+        self.is_found, self.is_new = False, not found
         self.contents = replace(
             self.contents,
             namespaces=self.contents.namespaces | {name.namespace for name in found},
@@ -114,28 +110,25 @@ class Catalog:
         return folder_of(self.root, name)
 
     def known(self, name: TableName) -> KnownLog | None:
-        """What must be found of the table's log; None where an older kvsd has made it."""
+        """What must be found of the table's log; None where an older kvsd has made it, or nobody yet."""
         return self.contents.logs.get(name)
+
+    def may_begin(self, name: TableName) -> bool:
+        """Whether the table's folder may still have to be made: all but default/default are made with it."""
+        return name == DEFAULT_TABLE and self.known(name) is None
 
     # Start
 
     def settle(self) -> list[Notice]:
-        """Begin a new data folder, finish what a crash has interrupted, and tell of what is not as it should be.
+        """Finish what a crash has interrupted, and tell of what is not as it should be.
 
-        Nothing that nobody has dropped is moved or removed. Raises ConfigError where a new data folder cannot be begun.
+        Nothing that nobody has dropped is moved or removed, and what fails is told.
         """
         notices: list[Notice] = []
 
-        def notice(event: str, name: TableName, error: object = "") -> None:
-            notices.append(Notice(event, name, self.folder(name), str(error)))
+        def notice(event: str, name: TableName, error: OSError | None = None) -> None:
+            notices.append(Notice(event, name, self.folder(name), error))
 
-        if self._begins_default:
-            try:
-                self._write(self.contents)
-            except ReadOnly as error:
-                if self.origin is Origin.NEW:
-                    raise ConfigError(f"cannot begin the data folder {self.root}: {error}") from error
-                notice("a table could not be begun", DEFAULT_TABLE, error)
         for name, leaving in self.contents.leaving.items():
             if name in self.tables or not self._is_leaving(name, leaving):
                 self._has_left(name)  # removed meanwhile, or others' files by now
@@ -145,7 +138,8 @@ class Catalog:
         for name in sorted(found - set(self.tables) - set(self.contents.leaving)):
             notice("a folder that is no table's stays where it is", name)
         for name in sorted(set(self.tables) - found):
-            notice("a table's folder is missing", name)
+            if not self.may_begin(name):
+                notice("a table's folder is missing", name)
         return notices
 
     def remember(self, logs: Mapping[TableName, KnownLog]) -> None:
@@ -176,9 +170,8 @@ class Catalog:
         self._write(replace(self.contents, namespaces=self.namespaces - {namespace}))
 
     def create_table(self, name: TableName, settings: TableSettings | None = None) -> None:
-        """Raises Conflict where it exists, TableNotFound without its namespace, InvalidValue for an unfit name,
-        and where its folder holds
-        files of another one, ReadOnly where the disk fails."""
+        """Raises Conflict where it exists or its folder holds files of another, TableNotFound without its namespace,
+        InvalidValue for an unfit name, ReadOnly where the disk fails."""
         check_name(name.table)
         self._check_namespace(name.namespace)
         if name in self.tables:
@@ -210,16 +203,20 @@ class Catalog:
     def drop_table(self, name: TableName) -> OSError | None:
         """Forget the table and move its files away; nobody may have them open.
 
-        Returns why they stay where they are, where they do: they are removed there when their time has come. Raises
-        TableNotFound, Conflict where it is default/default, and ReadOnly where the disk fails.
+        Returns why they stay where they are, where they do: they are removed there when their time has come, if they
+        are the table's own. Raises TableNotFound, Conflict where it is default/default, and ReadOnly where the disk
+        fails.
         """
         self.check_droppable(name)
-        log, seconds, contents = self.known(name), int(self._now()), self.contents
-        table_id = log.table_id if log is not None else table_id_in(self._medium, self.folder(name))
-        if table_id is not None:
+        known, folder, seconds, contents = self.known(name), self.folder(name), int(self._now()), self.contents
+        table_id = table_id_in(_READING, folder)
+        is_its_own = known is None or table_id in (None, known.table_id)
+        if table_id is not None and is_its_own:
             contents = replace(contents, leaving={**contents.leaving, name: Leaving(table_id, seconds)})
         self._write(replace(contents, tables=_without(contents.tables, name), logs=_without(contents.logs, name)))
-        return self._move_away(name, seconds) if os.path.lexists(self.folder(name)) else None
+        if not is_its_own:
+            return OSError(errno.EEXIST, "they are another table's, and are not removed", str(folder))
+        return self._move_away(name, seconds) if os.path.lexists(folder) else None
 
     def check_table(self, name: TableName) -> None:
         """Raises TableNotFound where there is no such table."""
@@ -252,12 +249,6 @@ class Catalog:
             self._medium.close(fd)
 
     # Folders
-
-    @property
-    def _begins_default(self) -> bool:
-        """Whether the first catalog of this folder is still to come, and the table that each has with it."""
-        is_first = self.origin is not Origin.FILE and not self._is_written
-        return is_first and not os.path.lexists(self.folder(DEFAULT_TABLE))
 
     def _begin(self, name: TableName) -> KnownLog:
         """The folder of a new table, with an empty log: what is found without one later has lost it."""
@@ -298,7 +289,7 @@ class Catalog:
         self.contents = replace(self.contents, leaving=_without(self.contents.leaving, name))
 
     def _is_leaving(self, name: TableName, leaving: Leaving) -> bool:
-        return table_id_in(self._medium, self.folder(name)) == leaving.table_id
+        return table_id_in(_READING, self.folder(name)) == leaving.table_id
 
     def dropped(self) -> list[Dropped]:
         """Dropped tables whose files are still there, the oldest first."""
@@ -334,8 +325,6 @@ class Catalog:
         try:
             self._check_root()
             self.check()
-            if self._begins_default:
-                contents = replace(contents, logs={**contents.logs, DEFAULT_TABLE: self._begin(DEFAULT_TABLE)})
             fd = self._medium.open(new, create=True)
             try:
                 file = contents.encode()

@@ -79,13 +79,14 @@ class Contents:
             tables = {DEFAULT_TABLE: TableSettings()}
             for name, texts in body["tables"].items():
                 tables[_table_name(name)] = settings_from(texts)
+            # An older kvsd had begun the log of this one before it wrote a catalog.
+            logs: dict[TableName, KnownLog] = {} if "logs" in body else {DEFAULT_TABLE: KnownLog(b"", 0)}
+            for name, log in body.get("logs", {}).items():
+                logs[_table_name(name)] = KnownLog(_table_id(log["id"]), int(log["seq"]))
             return cls(
                 frozenset(namespaces | {name.namespace for name in tables}),
                 tables,
-                {
-                    _table_name(name): KnownLog(_table_id(log["id"]), int(log["seq"]))
-                    for name, log in body.get("logs", {}).items()
-                },
+                logs,
                 {
                     _table_name(name): Leaving(_table_id(table["id"]), int(table["seconds"]))
                     for name, table in body.get("leaving", {}).items()
@@ -115,7 +116,7 @@ def _table_name(text: str) -> TableName:
 
 def _table_id(text: str) -> bytes:
     table_id = bytes.fromhex(text)
-    if len(table_id) != _TABLE_ID_BYTES:
+    if len(table_id) not in (0, _TABLE_ID_BYTES):
         raise ValueError(f"{text!r} is no table id")
     return table_id
 

@@ -66,7 +66,7 @@ def _mark(medium: Medium, folder: Path, name: TableName) -> None:
 
 def list_dropped(medium: Medium, dropped: Path) -> list[Dropped]:
     """What is in the folder `dropped`. Raises OSError where it cannot be read."""
-    if not dropped.exists():
+    if not dropped.is_dir():
         return []
     return [
         Dropped(

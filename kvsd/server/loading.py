@@ -18,11 +18,16 @@ from kvsd.table.open_segments import OpenSegments
 from kvsd.table.store import Store
 
 
-def check_folder(name: TableName, folder: Path) -> None:
-    """Raises TableUnavailable where the folder of a table is gone: recovery would make an empty table of it."""
+def check_folder(name: TableName, folder: Path, known: KnownLog | None) -> None:
+    """Raises TableUnavailable where the folder of a table is gone: recovery would make an empty table of it.
+
+    That is right for default/default alone, as long as nobody knows a log of it.
+    """
     try:
         found = folder.stat()
     except FileNotFoundError:
+        if name == DEFAULT_TABLE and known is None and not folder.is_symlink():
+            return
         what = f"is a link to {folder.readlink()}, which is missing" if folder.is_symlink() else "is missing"
         raise TableUnavailable(
             f"table {name} cannot be opened: {folder} {what}; restore it"
@@ -46,13 +51,14 @@ class Loader:
     ) -> None:
         self._name = name
         self._folder = folder
+        self._known = known
         options = LogOptions(effective.fsync, effective.segment_bytes)
         log = Log(folder, options, medium, known, open_segments=open_segments)
         self._store = Store(log, cache_bytes=effective.cache_bytes)
 
     def run(self) -> Store:
         """On a worker. Raises TableUnavailable where the files are gone, and what Store.recover raises."""
-        check_folder(self._name, self._folder)
+        check_folder(self._name, self._folder, self._known)
         self._store.recover()
         return self._store
 

@@ -50,7 +50,7 @@ def write(
             catalog.create_namespace(name.namespace)
         if name not in catalog.tables:
             catalog.create_table(name)
-        check_folder(name, catalog.folder(name))
+        check_folder(name, catalog.folder(name), catalog.known(name))
         log = Log(catalog.folder(name), options or LogOptions(), directory.medium, catalog.known(name))
         store = Store(log, cache_bytes=0)
         try:
@@ -107,12 +107,14 @@ def restored(root: Path) -> Iterator[Restored]:
             except OSError as failure:
                 yield Restored(name, 0, False, TableUnavailable(f"table {name} cannot be opened: {failure}"))
             else:
-                yield Restored(name, log.last_seq, known is not None and known.table_id != log.table_id, None)
+                yield Restored(
+                    name, log.last_seq, known is not None and known.table_id not in (b"", log.table_id), None
+                )
         catalog.remember(logs)
 
 
 def _restore(name: TableName, folder: Path, known: KnownLog | None, medium: Medium) -> KnownLog:
-    check_folder(name, folder)
+    check_folder(name, folder, known)
     log = Log(folder, LogOptions(), medium, known)
     try:
         log.recover(_Nobody(), restored=True)

@@ -145,9 +145,8 @@ class OpenTables:
             self._give_up(table, error)
             return
         if store.log.is_new:
-            # The catalog begins the logs of the tables that are made: this one is of an older kvsd, or has lost its.
             folder = str(self._folder(table.name).absolute())
-            self._reporter.warning("a table had no log; a new one is begun", table=str(table.name), path=folder)
+            self._reporter.info("a new log is begun", table=str(table.name), path=folder)
         if store.log.torn_tail:
             self._reporter.warning("an interrupted append was cut off and set aside", table=str(table.name))
         if store.log.is_settled:

@@ -28,7 +28,7 @@ from kvsd.errors import ConfigError
 from kvsd.protocol.decoder import Limits
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, insecure_users
-from kvsd.server.catalog import Catalog, Origin
+from kvsd.server.catalog import Catalog
 from kvsd.server.clock import WallClock
 from kvsd.server.descriptors import DescriptorWatch, TableShare, share_of_tables
 from kvsd.server.directory import DataDirectory
@@ -145,6 +145,7 @@ class Server:
             started = time.monotonic()
             # Clients are told LOADING meanwhile; all other tables open when somebody asks for them.
             await self.tables.load(DEFAULT_TABLE)
+            await self.tables.note_new()
             self.recovered_ms = round((time.monotonic() - started) * 1000)
         except BaseException:
             await self._owned.aclose()
@@ -193,11 +194,10 @@ class Server:
             )
             self._reporter.warning(f"fsync: {settings.fsync}; a power loss can take {lost}")
         catalog = Catalog(directory.root, directory.medium)
-        is_new = catalog.origin is Origin.NEW
-        clock = WallClock(directory.root, self._reporter, directory.medium, is_new=is_new)
-        if is_new:
+        clock = WallClock(directory.root, self._reporter, directory.medium, is_new=catalog.is_new)
+        if catalog.is_new:
             self._reporter.info("a new data folder", path=str(directory.root.absolute()))
-        elif catalog.origin is Origin.FOLDERS:
+        elif not catalog.is_found:
             self._reporter.warning(
                 "there is no catalog: every folder is a table, with the server's settings",
                 path=str(directory.root.absolute() / "namespaces"),
@@ -207,7 +207,7 @@ class Server:
                 notice.event,
                 table=str(notice.table),
                 path=str(notice.path.absolute()),
-                **({"error": notice.error} if notice.error else {}),
+                **({} if notice.error is None else {"error": str(notice.error)}),
             )
         commits = self._threads(1, "kvsd-commit")
         pools = Pools(

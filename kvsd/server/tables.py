@@ -165,6 +165,12 @@ class Tables:
         if table.actor is None and not table.is_unavailable:
             await self._open_tables.open(table)
 
+    async def note_new(self) -> None:
+        """In a new data folder, once default/default is open: what is missing later is missing."""
+        if self._catalog.is_new:
+            async with self._changing:
+                await self._remember()
+
     async def stop(self) -> None:
         """Close all tables in order; what still comes is answered TABLE_UNAVAILABLE. Again: nothing more."""
         if self._open_tables.stopping:
@@ -177,13 +183,14 @@ class Tables:
             await asyncio.gather(*map(self._open_tables.end, self._tables.values()))
         ending = self.changes | ({self._purging} if self._purging is not None else set())
         await asyncio.gather(*ending, return_exceptions=True)
-        await self._remember()
-        await self._remember_clock(self._administration)
+        if self._open_tables.lost is None:  # else it is another's by now
+            await self._remember()
+            await self._remember_clock(self._administration)
         for pool in (self._loads, self._administration):
             pool.shutdown()
 
     async def _remember(self) -> None:
-        """Once, at the end: with each table that closes, all of them would be written."""
+        """Not with each table that closes: all of them would be written each time."""
         logs = {name: table.known for name, table in self._tables.items() if table.known is not None}
         try:
             await self._loop.run_in_executor(self._administration, self._catalog.remember, logs)

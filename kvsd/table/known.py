@@ -24,6 +24,7 @@ class KnownLog(NamedTuple):
     """A log as it was when it was last closed, or begun: what is found later must be it, and reach as far."""
 
     table_id: bytes
+    """Empty: there is a log, and whose is not known."""
     last_seq: int
 
 

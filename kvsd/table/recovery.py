@@ -177,7 +177,7 @@ def _check_new(directory: Path, names: list[str], known: KnownLog | None) -> Non
 
 def _check_table(first: Segment, known: KnownLog) -> None:
     """Raises CorruptLog where the files are those of another table."""
-    if first.header.table_id != known.table_id:
+    if known.table_id not in (b"", first.header.table_id):
         raise CorruptLog(
             f"{first.path}: the log belongs to another table, or to an older one of this name. Nothing was changed; "
             f"put the table's own files back, or {_TAKE_IT}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 import kvsd.server
 from kvsd.config import Config
 from kvsd.errors import ConfigError, Conflict, ReadOnly
-from kvsd.server.catalog import Catalog, Origin
+from kvsd.server.catalog import Catalog
 from kvsd.server.catalog_file import Contents
 from kvsd.server.directory import folder_of
 from kvsd.server.dropped import Dropped
@@ -27,7 +26,6 @@ from kvsd.table.medium import Medium
 from kvsd.table.request import Get, Set
 from kvsd.types import Fsync
 from tests.table.driver import files, segments
-from tests.table.medium import FaultyMedium
 
 from .peers import Reports, until
 from .test_tables import Served
@@ -221,6 +219,21 @@ def test_what_an_early_version_has_set_aside_stays(tmp_path: Path) -> None:
     assert segments(dropped.folder)
 
 
+def test_a_drop_of_a_table_whose_folder_holds_anothers_files_leaves_them_alone(tmp_path: Path) -> None:
+    """Two folders were swapped: what is dropped by the one name is the other's data."""
+    catalog = with_table(tmp_path)
+    catalog.create_table(U)
+    put_data(catalog.folder(U))
+    before = files(catalog.folder(U))
+    catalog.folder(T).rename(tmp_path / "aside")
+    catalog.folder(U).rename(catalog.folder(T))
+    reason = catalog.drop_table(T)
+    assert "another table's" in str(reason)
+    again = catalog_in(tmp_path, seconds=1e9)
+    assert again.remove_dropped(0) == []
+    assert files(catalog.folder(T)) == before
+
+
 def test_the_mark_of_a_drop_that_was_taken_back_is_worth_nothing(tmp_path: Path) -> None:
     """The folder of a table that came back bears it until it is opened; an older catalog must not have it purged."""
     catalog = with_table(tmp_path)
@@ -244,7 +257,8 @@ def test_a_name_is_free_where_its_folder_holds_no_entry(tmp_path: Path, left: st
     folder = catalog.folder(T)
     folder.mkdir(parents=True)
     if left == "a header":
-        shutil.copy(segments(catalog.folder(DEFAULT_TABLE))[0], folder)
+        catalog.create_table(U)
+        shutil.copy(segments(catalog.folder(U))[0], folder)
     elif left == "half a header":
         (folder / "0000000001-0000.seg.tmp").write_bytes(b"kvsds")
     elif left == "other files":
@@ -254,7 +268,7 @@ def test_a_name_is_free_where_its_folder_holds_no_entry(tmp_path: Path, left: st
     assert segment.stat().st_size > 0
     known = catalog.known(T)
     assert known is not None
-    assert known.table_id != catalog.contents.logs[DEFAULT_TABLE].table_id
+    assert U not in catalog.tables or known.table_id != catalog.contents.logs[U].table_id
 
 
 # The whole server
@@ -351,35 +365,56 @@ def test_a_catalog_is_not_written_into_a_folder_that_has_taken_the_place_of_its_
 # Begun, and cut off
 
 
-def test_a_power_cut_while_a_data_folder_is_begun_leaves_one_that_starts(tmp_path: Path) -> None:
-    medium = FaultyMedium(tmp_path / "before")
-    Catalog(medium.root, medium).settle()
-    for count, disk in medium.prefixes():
-        for seed in range(6):
-            after = disk.survivors(random.Random(seed), tmp_path / f"{count}-{seed}")
-            found = Catalog(after.root, after)
-            assert found.settle() == []
-            assert found.tables == {DEFAULT_TABLE: TableSettings()}
-            assert found.folder(DEFAULT_TABLE).exists()
-            assert found.origin is not Origin.NEW or segments(found.folder(DEFAULT_TABLE))
+async def test_a_kill_while_a_data_folder_is_begun_leaves_one_that_starts(make_config: MakeConfig) -> None:
+    """The log of default/default comes first, and then the catalog that knows it."""
+    config = make_config(tls=False)
+    root = config.storage.root_dir
+    async with kvsd.server.run(config, Reports()):
+        whole = files(root)
+    steps: list[list[str]] = [
+        [],
+        ["namespaces"],
+        ["namespaces/default/default"],
+        ["namespaces/default/default/0000000001-0000.seg.tmp"],
+        ["namespaces/default/default/0000000001-0000.seg"],
+        ["namespaces/default/default/0000000001-0000.seg", "catalog.new"],
+    ]
+    assert set(whole) >= {"catalog", steps[-1][0]}
+    for step in steps:
+        shutil.rmtree(root)
+        root.mkdir()
+        for name in step:
+            path = root / name
+            if "." in name:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(whole.get(name.removesuffix(".tmp"), b""))
+            else:
+                path.mkdir(parents=True)
+        for _ in range(2):
+            reports = Reports()
+            async with kvsd.server.run(config, reports) as server:
+                assert server.tables.unavailable == 0, step
+                assert Catalog(root).known(DEFAULT_TABLE) is not None or step, step
+            assert Catalog(root).known(DEFAULT_TABLE) is not None
+            assert reports.faults == []
 
 
-def test_a_data_folder_that_cannot_be_begun_is_refused_with_the_reason(tmp_path: Path) -> None:
-    counting = FaultyMedium(tmp_path / "0")
-    Catalog(counting.root, counting).settle()
-    for at in range(1, 30):
-        medium = FaultyMedium(tmp_path / str(at))
-        medium.fail(errno.ENOSPC, at=at)
-        try:
-            Catalog(medium.root, medium).settle()
-        except ConfigError as error:
-            assert f"cannot begin the data folder {medium.root}" in str(error)
-            medium.heal()
-            assert Catalog(medium.root, medium).settle() == []
-        else:
-            assert at > 8
-            return
-    pytest.fail("it never came to its end")
+async def test_the_log_of_an_old_data_folder_that_is_gone_is_not_begun_anew(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    """Its catalog knows no logs yet; but default/default had one, and what was never used may be begun."""
+    config, reports = make_config(tls=False), Reports()
+    root = config.storage.root_dir
+    for name in (DEFAULT_TABLE, T):
+        folder_of(root, name).mkdir(parents=True)
+    early = json.dumps({"namespaces": ["default", "shop"], "tables": {"shop/stock": {}}}).encode()
+    (root / "catalog").write_bytes(with_checksum(b"head\n" + early + b"\n"))
+    async with kvsd.server.run(config, reports) as server:
+        assert server.tables.unavailable == 1
+        assert "all segments of the table are missing" in str(reports.take("a table cannot be opened")["error"])
+        client = Served(server.tables, server.dispatcher, reports)
+        assert await client.ask(T, Set(b"k", b"v")) == [None]
+        assert reports.take("a new log is begun")["path"] == str(folder_of(root, T))
 
 
 # The file
@@ -391,7 +426,9 @@ def test_a_catalog_of_an_early_version_is_read_and_one_of_this_is_what_it_reads(
         b'  "default/default": {},\n  "shop/stock": {\n   "fsync": "never"\n  }\n }\n}\n'
     )
     contents = Contents.decode(with_checksum(early), tmp_path)
-    assert (contents.namespaces, contents.logs, contents.leaving) == ({"default", "shop"}, {}, {})
+    assert (contents.namespaces, contents.leaving) == ({"default", "shop"}, {})
+    assert contents.logs == {DEFAULT_TABLE: KnownLog(b"", 0)}
+    assert Contents.decode(contents.encode(), tmp_path) == contents
     assert contents.tables == {DEFAULT_TABLE: TableSettings(), T: TableSettings(fsync=Fsync.NEVER)}
     body = json.loads(with_table(tmp_path / "root").contents.encode().split(b"\n", 1)[1])
     assert body["namespaces"] == ["default", "shop"]

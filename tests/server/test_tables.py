@@ -86,7 +86,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     reports, dispatcher = Reports(), Dispatcher()
     pools = Pools(commits=ThreadPoolExecutor(8), reads=ThreadPoolExecutor(2), compactions=ThreadPoolExecutor(1))
-    catalog = Catalog(root, medium if medium is not None and medium.root == root else None)  # type: ignore[attr-defined]
+    catalog = Catalog(root)
     catalog.settle()
     tables = Tables(
         catalog,

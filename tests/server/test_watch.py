@@ -235,12 +235,15 @@ async def test_what_happens_to_files_of_a_running_server_is_served_rightly_or_re
         for fault in reports.faults:  # of a key whose value was cut off
             assert (fault[1], act) == ("damaged entry", truncated)
             reports.lines.remove(fault)
-        if answer is Answer.ALL:
-            assert files(tmp_path) == left, "nothing was written, wherever the files are by now"
-        elif answer is Answer.TABLE:
-            under = {str(folder.relative_to(tmp_path)) for folder in (place.table, place.aside)}
-            now, before = files(tmp_path), left
-            assert all(now.get(name) == before[name] for name in before if any(name.startswith(u) for u in under))
+    await server.stop()
+    now = files(tmp_path)
+    if answer is Answer.ALL:
+        assert now == left, "nothing was written, wherever the files are by now"
+    elif answer is not Answer.SERVED:
+        concerned = place.table if answer is Answer.TABLE else path
+        names = [name for name in left if (tmp_path / name).is_relative_to(concerned)]
+        names += [name for name in left if (tmp_path / name).is_relative_to(place.aside)]
+        assert {name: now.get(name) for name in names} == {name: left[name] for name in names}
 
 
 @pytest.mark.parametrize("thing", [thing for thing, answer in ANSWERS.items() if answer is not Answer.SERVED])
