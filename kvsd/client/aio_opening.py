@@ -77,6 +77,8 @@ async def _connect(endpoint: Endpoint) -> socket.socket:
     plain = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
         plain.setblocking(False)
+        # An event loop does so for the sockets that it has made itself.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().sock_connect(plain, endpoint.address)
     except BaseException:
         plain.close()

@@ -56,7 +56,7 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Get(b""), b"*2\r\n#\x06+\r\n"),
     (Get(b"\xff\x00"), b"*2\r\n#\x06$2\r\n\xff\x00\r\n"),
     (Delete(b"hello"), b"*2\r\n#\x07+hello\r\n"),
-    (Delete(b"a\nb"), b"*2\r\n#\x07$3\r\na\nb\r\n"),
+    (Delete(b"a\nb"), b"*2\r\n#\x07+a\nb\r\n"),
     (Hello(1, ()), b"*2\r\n#\x20+1\r\n"),
     (Hello(PROTOCOL_VERSION, ("scan", "watch")), b"*4\r\n#\x20+1\r\n+scan\r\n+watch\r\n"),
     (Welcome(1, ()), b"*2\r\n#\x21+1\r\n"),
