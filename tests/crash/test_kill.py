@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvsd.client.aio import Client
-from kvsd.errors import ConnectionLost
+from kvsd.errors import CannotConnect, ConnectionLost
 from tests.crash.ledger import Ledger
 from tests.crash.process import ServerProcess
 from tests.table.driver import segments
@@ -26,7 +26,7 @@ SIZES = [0, 1, 60, 60, 60, 700, 700, 6_000, 6_000, 90_000]
 
 async def work(client: Client, ledger: Ledger, name: bytes, rng: random.Random) -> None:
     """One call after the other until the connection is lost."""
-    with contextlib.suppress(ConnectionLost):
+    with contextlib.suppress(ConnectionLost, CannotConnect):
         while True:
             key = name + b"-%d" % rng.randrange(KEYS)
             if rng.random() < 0.2:

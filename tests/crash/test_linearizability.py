@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvsd.client.aio import Client
-from kvsd.errors import Conflict, ConnectionLost, Timeout
+from kvsd.errors import CannotConnect, Conflict, ConnectionLost, Timeout
 from tests.crash.history import ABSENT, Call, Operation, Recorder, check
 from tests.crash.process import ServerProcess
 
@@ -44,7 +44,7 @@ class Worker:
 
     async def run(self) -> None:
         calls = [self._set, self._set_if_version, self._get, self._entry, self._delete]
-        with contextlib.suppress(ConnectionLost, Timeout):
+        with contextlib.suppress(ConnectionLost, CannotConnect, Timeout):
             while True:
                 await self._rng.choices(calls, (3, 3, 3, 3, 1))[0](self._rng.choice(KEYS))
 
@@ -55,7 +55,7 @@ class Worker:
         operation = self._recorder.start(key, call, word, if_version=if_version)
         try:
             yield operation
-        except (ConnectionLost, Timeout) as error:
+        except (ConnectionLost, CannotConnect, Timeout) as error:
             if not error.may_be_applied:
                 self._recorder.withdraw(key, operation)
             raise
