@@ -57,7 +57,7 @@ def test_whatever_a_signal_handler_interrupts_the_next_call_has_its_own_reply(
         client.get("key 0")
         counting = Injector()
         counting.run(lambda: ACTIONS[action](client))
-        assert counting.places > 50
+        assert counting.places > 20
         for nth in range(counting.places):
             injector = Injector(nth)
             with suppress(Limit):
@@ -144,7 +144,7 @@ def test_whatever_is_interrupted_in_asyncio_nobody_gets_the_reply_of_another(
         assert runner.run(ask()) == list(VALUES.values())
         counting = Injector()
         counting.run(lambda: runner.run(ask()))
-        assert counting.places > 100
+        assert counting.places > 50
         for nth in range(counting.places):
             for outcome, value in zip(Injector(nth).run(lambda: runner.run(ask())), VALUES.values(), strict=True):
                 assert outcome == value or isinstance(outcome, Limit | KvsdError)
