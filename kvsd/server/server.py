@@ -1,6 +1,6 @@
 """The whole daemon: what is started in which order, and how it stops.
 
-Owns: start-up, the ready state, draining, signals. Must not know messages, nor what is in a table.
+Owns: start-up, the ready state, draining. Must not know messages, signals, nor what is in a table.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import ipaddress
 import math
 import os
 import resource
-import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
@@ -42,15 +42,12 @@ from kvsd.table.medium import Medium
 from kvsd.table.workers import Pools
 from kvsd.types import Address, Fsync
 
+T = TypeVar("T")
+
 _COMMIT_THREADS: Final = 32
 _READ_THREADS: Final = 4
 _SPARE_DESCRIPTORS: Final = 256
 """Kept from connections for segments to come: a log that finds none for its next file takes no more writes."""
-
-_DISK_GRACE_SECONDS: Final = 5.0
-"""Beyond the drain, for the last syncs. Everything acknowledged is on disk before."""
-
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
 
 class Server:
@@ -88,6 +85,11 @@ class Server:
         return self.tables.entries
 
     @property
+    def open_tables(self) -> int:
+        """Tables that a stop has still to close."""
+        return self.tables.still_open if hasattr(self, "tables") else 0
+
+    @property
     def connections(self) -> int:
         """Open connections, those in their handshake included."""
         return len(self._listener)
@@ -106,21 +108,20 @@ class Server:
     async def start(self) -> None:
         """Check, lock, listen, and recover `default/default`, in this order.
 
-        Raises ConfigError, and has let go of everything then.
+        Raises ConfigError, and has let go of everything then. May be cancelled, which gives up the recovery, too.
         """
         try:
-            self._check_exposure()
+            await _aside(self._check_exposure)
             # Twice: for what is open when the connections come, and for what comes later.
             descriptors = _raise_descriptor_limit(
                 self.config.server.max_tcp_connections + self._spare_descriptors + _SPARE_DESCRIPTORS
             )
             directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir))
             context = self._tls_context()
-            authenticator = Authenticator.from_users(self.config.storage.users)
+            authenticator = await _aside(partial(Authenticator.from_users, self.config.storage.users))
             self._owned.push_async_callback(authenticator.close)
-            self._sockets = bind(
-                self.config.server.listen_host, self.config.server.listen_port, self.config.server.backlog
-            )
+            settings = self.config.server
+            self._sockets = await _aside(partial(bind, settings.listen_host, settings.listen_port, settings.backlog))
             for listening in self._sockets:
                 self._owned.callback(listening.close)
             self.tables = self._make_tables(directory)
@@ -266,60 +267,6 @@ async def run(config: Config, reporter: FilteringBoundLogger | None = None) -> A
         await server.stop()
 
 
-def serve(config: Config, on_ready: Callable[[Server], None]) -> None:
-    """Run until SIGINT, SIGTERM or SIGQUIT and drain then; a second signal ends the process at once.
-
-    Raises ConfigError where the server cannot start. Uses uvloop where it runs.
-    """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, on_ready))
-
-
-async def _serve(config: Config, on_ready: Callable[[Server], None]) -> None:
-    loop = asyncio.get_running_loop()
-    reporter = make_reporter(config.server.log_level, config.server.log_format)
-    stopping = asyncio.Event()
-
-    def give_up() -> None:
-        reporter.critical("the disk does not answer; stopping without it")
-        os._exit(1)
-
-    def stop(number: int) -> None:
-        name = signal.Signals(number).name
-        if stopping.is_set():
-            # Everything acknowledged is on disk; a thread that hangs in a sync would keep sys.exit waiting.
-            reporter.warning("stopping at once", signal=name)
-            os._exit(128 + number)
-        reporter.info("draining", signal=name)
-        loop.call_later(config.server.drain_timeout_seconds + _DISK_GRACE_SECONDS, give_up)
-        stopping.set()
-
-    for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop, number)
-    loop.set_exception_handler(partial(_report, reporter))
-    async with run(config, reporter) as server:
-        on_ready(server)
-        await stopping.wait()
-    reporter.info("stopped")
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def _report(reporter: FilteringBoundLogger, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What the loop could not hand to anyone: a peer's broken TLS is its own affair, the rest is a fault of ours."""
-    error = context.get("exception")
-    if isinstance(error, OSError):
-        reporter.debug(context["message"], error=str(error))
-    else:
-        reporter.error(context["message"], exc_info=error)
-
-
 def is_loopback(host: str) -> bool:
     """Whether all addresses of `host` can be reached from this machine only; raises ConfigError for an unknown one."""
     try:
@@ -340,3 +287,25 @@ def _raise_descriptor_limit(wanted: int) -> float:
     except (ValueError, OSError):
         return soft
     return possible
+
+
+async def _aside(job: Callable[[], T]) -> T:
+    """Run `job` on a thread of its own, that neither a cancelled start nor the end of the process waits for.
+
+    For what has no bound: a name server that is silent, the passwords of many users.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        with contextlib.suppress(InvalidStateError):  # nobody waits any more
+            try:
+                outcome.set_result(job())
+            except BaseException as error:
+                outcome.set_exception(error)
+
+    thread = threading.Thread(target=run, name="kvsd-start", daemon=True)
+    thread.start()
+    waiting = asyncio.wrap_future(outcome)
+    await asyncio.wait([waiting])
+    thread.join()
+    return waiting.result()
