@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final
 
+from kvsd.cli.descriptors import open_missing
 from kvsd.cli.output import Output, discard_stdout
 from kvsd.errors import DEBUG_VARIABLE, KvsdError
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     or TLS, 7 timeout, 8 corruption, 130 interrupted. A reader that closes the pipe early has all that it wants: that
     is 0, without a word.
     """
+    open_missing()
     given = sys.argv[1:] if arguments is None else list(arguments)
     # Looked for here, so that errors in the other arguments come as JSON too.
     output = Output(as_json="--json" in takewhile("--".__ne__, given))
