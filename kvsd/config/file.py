@@ -6,7 +6,7 @@ other sources. Importing it costs what reading YAML costs: see document.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,12 +23,14 @@ _USER_KEYS: Final[Mapping[str, Callable[[str], str]]] = {
 }
 
 
-def from_file(data: bytes, name: str, folder: Path) -> tuple[dict[str, Chosen], list[str]]:
+def from_file(
+    data: bytes, name: str, folder: Path, overridden: Collection[str] = ()
+) -> tuple[dict[str, Chosen], list[str]]:
     """What the file `data` sets, and warnings about keys without effect.
 
     `name` is what messages call the file; relative paths start at `folder`. A key without a value counts as
-    not there. Raises ConfigError for an unknown or duplicate key and for a value of the wrong kind or out of
-    range.
+    not there, and so does one that is `overridden`. Raises ConfigError for an unknown or duplicate key and for a
+    value of the wrong kind or out of range.
     """
     chosen: dict[str, Chosen] = {}
     warnings: list[str] = []
@@ -44,7 +46,7 @@ def from_file(data: bytes, name: str, folder: Path) -> tuple[dict[str, Chosen], 
             raise ConfigError(
                 f"{origin}: {setting} is not read from a file; set {variable(setting)} in the environment"
             )
-        elif (text := _text(setting, node, name)) is not None:
+        elif setting not in overridden and (text := _text(setting, node, name)) is not None:
             chosen[setting] = parsed(SETTINGS[setting], text, origin, folder)
     return chosen, warnings
 

@@ -7,10 +7,11 @@ server's settings. Must not know what a setting means, nor how a file is written
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from kvsd.config import services
 from kvsd.config.chosen import Chosen, did_you_mean, parsed
 from kvsd.config.search import VARIABLES, Found, find
 from kvsd.config.settings import (
@@ -59,8 +60,8 @@ def load(
     `path` is what --config says. `flags` maps settings ("server.listen_port") to the flag's name and value;
     the value None is a flag that was not given. `environ` is os.environ by default. An empty variable counts
     as not set, and so does a key of the file without a value. Relative paths in the file and in defaults
-    start at the file's folder, all others at `cwd`, by default the working directory. Every value is checked,
-    even one that another overrides.
+    start at the file's folder, all others at `cwd`, by default the working directory. A value that a flag overrides is
+    not looked at; every other one is checked, even if the environment overrides it.
 
     Raises ConfigError: the file cannot be read, or has an unknown or duplicate key; a value is of the wrong
     kind or out of range; there is no file and `file_required` says that one is needed.
@@ -73,12 +74,13 @@ def load(
             f"no config file: {'; '.join(found.skipped) or 'there is no config.yaml in this folder'}. "
             "Write one with `kvsd init`, or name one with --config or KVSD_CONFIG"
         )
-    in_file, file_warnings = _from_file(found, cwd)
+    from_flags = _from_flags(flags or {}, cwd)
+    in_file, file_warnings = _from_file(found, cwd, from_flags)
     chosen = (
         _defaults(cwd if found.path is None else found.path.parent)
         | in_file
-        | _from_environment(environ, cwd)
-        | _from_flags(flags or {}, cwd)
+        | _from_environment(environ, cwd, from_flags)
+        | from_flags
     )
     for follower, leader in _FOLLOWS.items():
         value, origin = chosen[leader]
@@ -110,19 +112,21 @@ def _defaults(folder: Path) -> dict[str, Chosen]:
     return chosen
 
 
-def _from_file(found: Found, cwd: Path) -> tuple[dict[str, Chosen], list[str]]:
+def _from_file(found: Found, cwd: Path, overridden: Collection[str]) -> tuple[dict[str, Chosen], list[str]]:
     if found.path is None:
         return {}, []
     # Imported here: reading YAML costs 10 ms, which a command without a file saves.
     from kvsd.config.file import from_file
 
     name = found.path.relative_to(cwd) if found.path.is_relative_to(cwd) else found.path
-    return from_file(found.data, str(name), found.path.parent)
+    return from_file(found.data, str(name), found.path.parent, overridden)
 
 
-def _from_environment(environ: Mapping[str, str], cwd: Path) -> dict[str, Chosen]:
+def _from_environment(environ: Mapping[str, str], cwd: Path, overridden: Collection[str]) -> dict[str, Chosen]:
     chosen: dict[str, Chosen] = {}
     for name, setting in SETTINGS.items():
+        if name in overridden:
+            continue
         # Backwards: the first name has the last word.
         for known, text in reversed(setting.variables(environ)):
             chosen[name] = parsed(setting, text, f"environment {known}", cwd)
@@ -139,9 +143,12 @@ def _from_flags(flags: Mapping[str, tuple[str, object]], cwd: Path) -> dict[str,
 
 def _useless_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """A warning for each variable that looks like ours and sets nothing."""
+    of_services = services.find(environ)
+    if of_services:
+        yield services.warning(of_services)
     known = {*VARIABLES, DEBUG_VARIABLE, *(name for setting in SETTINGS.values() for name in setting.environment)}
     ignored = {variable(name): f"{name} {reason}" for name, reason in IGNORED.items()}
-    for name in sorted(environ):
+    for name in sorted(set(environ) - set(of_services)):
         if name in ignored:
             yield f"environment {name}: {ignored[name]}"
         elif name.startswith("KVSD_") and name not in known and not name.startswith(_FOREIGN_PREFIXES):

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
-from kvsd.config import values
+from kvsd.config import services, values
 from kvsd.config.values import DAY_SECONDS, GIB, KIB, MIB
 from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Fsync
 
@@ -289,8 +289,15 @@ class Setting:
     in_file: bool
 
     def variables(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """The name and text of each of its variables that is set, first the one that wins; empty is not set."""
-        return [(name, text) for name in self.environment if (text := environ.get(name))]
+        """The name and text of each of its variables that is set, first the one that wins.
+
+        An empty one is not set, and one that tells where a service is sets nothing.
+        """
+        return [
+            (name, text)
+            for name in self.environment
+            if (text := environ.get(name)) and not services.is_address(name, text)
+        ]
 
     def shown(self, value: object) -> str:
         """`value` for a reader; a secret only says whether there is one."""
