@@ -35,6 +35,7 @@ def init(
     """
     # Imported here: they bring cryptography along.
     from kvsd.server.authentication import hash_password
+    from kvsd.server.folders import make_folder
     from kvsd.server.tls import ensure_certificates
 
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
@@ -42,7 +43,7 @@ def init(
     config = folder / FILE_NAME
     certificates = folder / "certs"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with open(config, "x", opener=_for_owner_only) as file:
             try:
                 file.write(text)

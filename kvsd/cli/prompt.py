@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from kvsd.cli.failures import UsageError
+from kvsd.config import password_file
 
 _MAX_SECRET_BYTES: Final = 64 * 1024
 
@@ -48,14 +49,9 @@ def read_line() -> str:
 def read_file(path: Path) -> str:
     """The first line of a password file, without its end; UsageError where it cannot be read as one."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_SECRET_BYTES)
-    except OSError as error:
-        raise UsageError(f"cannot read the password file {path}: {error.strerror}; check --password-file") from None
-    try:
-        return data.partition(b"\n")[0].removesuffix(b"\r").decode()
-    except UnicodeDecodeError:
-        raise UsageError(f"the password file {path} does not begin with UTF-8 text; check --password-file") from None
+        return password_file.read(path)
+    except ValueError as error:
+        raise UsageError(f"the password file {path} {error}; check --password-file") from None
 
 
 def confirm(question: str) -> bool:

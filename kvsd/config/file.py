@@ -102,7 +102,9 @@ def _user(where: str, node: Node, name: str) -> User:
     if "username" not in given:
         raise ConfigError(f"{name}:{node.line}: {where}.username is missing")
     try:
-        return User(**given)
+        return User(
+            username=given["username"], password_hash=given.get("password_hash"), password=given.get("password")
+        )
     except ValueError as error:
         raise ConfigError(f"{name}:{node.line}: {where} {error}") from None
 

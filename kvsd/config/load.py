@@ -24,8 +24,10 @@ from kvsd.config.settings import (
     Config,
     ServerSettings,
     StorageSettings,
+    User,
     variable,
 )
+from kvsd.config.template import SAMPLE_PASSWORD
 from kvsd.errors import DEBUG_VARIABLE, ConfigError
 
 _FOLLOWS: Final = {
@@ -43,6 +45,7 @@ _CALLED: Final[Mapping[str, object]] = {
 """What a client calls where a server listens on a wildcard, or on a port that is picked anew at each start."""
 
 _DEFAULT: Final = "default"
+_ENVIRONMENT: Final = "environment "
 
 _FOREIGN_PREFIXES: Final = ("KVSD_TEST_", "KVSD_BENCH_")
 
@@ -62,6 +65,8 @@ def load(
     as not set, and so does a key of the file without a value. Relative paths in the file and in defaults
     start at the file's folder, all others at `cwd`, by default the working directory. A value that a flag overrides is
     not looked at; every other one is checked, even if the environment overrides it.
+
+    Where the file has no users and the environment says both a user name and a password for clients, that is the user.
 
     Raises ConfigError: the file cannot be read, or has an unknown or duplicate key; a value is of the wrong
     kind or out of range; there is no file and `file_required` says that one is needed.
@@ -86,6 +91,8 @@ def load(
         value, origin = chosen[leader]
         if chosen[follower].origin == _DEFAULT and origin != _DEFAULT:
             chosen[follower] = Chosen(_CALLED.get(str(value), value), f"{leader}, {origin}")
+
+    _name_user(chosen)
 
     # Any: a field's type and its parser's result are tied where the setting is declared.
     arguments: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
@@ -118,8 +125,23 @@ def _from_file(found: Found, cwd: Path, overridden: Collection[str]) -> tuple[di
     # Imported here: reading YAML costs 10 ms, which a command without a file saves.
     from kvsd.config.file import from_file
 
-    name = found.path.relative_to(cwd) if found.path.is_relative_to(cwd) else found.path
-    return from_file(found.data, str(name), found.path.parent, overridden)
+    name = str(found.path.relative_to(cwd) if found.path.is_relative_to(cwd) else found.path)
+    chosen, warnings = from_file(found.data, name, found.path.parent, overridden)
+    if found.is_public and _holds_secret(chosen):
+        warnings.append(f"{name}: every user of this machine can read it, and it holds a password; `chmod 600 {name}`")
+    return chosen, warnings
+
+
+def _holds_secret(in_file: Mapping[str, Chosen]) -> bool:
+    """Whether there is a password or a hash, but for those of the sample, which everybody knows."""
+    values = {name: in_file[name].value for name in in_file}
+    username, password, users = values.get("client.username"), values.get("client.password"), values.get(USERS, ())
+    assert isinstance(users, tuple)
+    return password not in {None, SAMPLE_PASSWORD} or any(
+        user.password not in {None, SAMPLE_PASSWORD}
+        or (user.password_hash is not None and (username, password) != (user.username, SAMPLE_PASSWORD))
+        for user in users
+    )
 
 
 def _from_environment(environ: Mapping[str, str], cwd: Path, overridden: Collection[str]) -> dict[str, Chosen]:
@@ -129,8 +151,17 @@ def _from_environment(environ: Mapping[str, str], cwd: Path, overridden: Collect
             continue
         # Backwards: the first name has the last word.
         for known, text in reversed(setting.variables(environ)):
-            chosen[name] = parsed(setting, text, f"environment {known}", cwd)
+            chosen[name] = parsed(setting, text, f"{_ENVIRONMENT}{known}", cwd)
     return chosen
+
+
+def _name_user(chosen: dict[str, Chosen]) -> None:
+    """Make the server's user of what the environment tells clients, where there is no other."""
+    username, password = chosen["client.username"], chosen["client.password"]
+    if chosen[USERS].value or not all(given.origin.startswith(_ENVIRONMENT) for given in (username, password)):
+        return
+    user = User(username=str(username.value), password=str(password.value), from_environment=True)
+    chosen[USERS] = Chosen((user,), f"{username.origin} and {password.origin.removeprefix(_ENVIRONMENT)}")
 
 
 def _from_flags(flags: Mapping[str, tuple[str, object]], cwd: Path) -> dict[str, Chosen]:
@@ -146,7 +177,9 @@ def _useless_variables(environ: Mapping[str, str]) -> Iterator[str]:
     of_services = services.find(environ)
     if of_services:
         yield services.warning(of_services)
-    known = {*VARIABLES, DEBUG_VARIABLE, *(name for setting in SETTINGS.values() for name in setting.environment)}
+    known = {*VARIABLES, DEBUG_VARIABLE}
+    for setting in SETTINGS.values():
+        known.update(setting.environment, setting.file_environment)
     ignored = {variable(name): f"{name} {reason}" for name, reason in IGNORED.items()}
     for name in sorted(set(environ) - set(of_services)):
         if name in ignored:

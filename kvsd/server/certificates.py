@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kvsd.errors import ConfigError
+from kvsd.server.folders import make_folder
 from kvsd.server.pem import Pair, load_certificates, load_key
 
 CA_LIFETIME = timedelta(days=3650)
@@ -72,7 +73,7 @@ def create(certificate: Path, key: Path, hosts: Iterable[str] = (), *, now: date
     files: list[Path] = []
     try:
         for folder in (certificate.parent, key.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         with _only_one(certificate.parent):
             files += ca.settle()
             files += server.settle()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from kvsd.errors import ConfigError
+from kvsd.server.folders import make_folder
 from kvsd.server.names import TableName
 from kvsd.types import NAME
 
@@ -25,7 +26,7 @@ class DataDirectory:
         """Raises ConfigError where the folder cannot be used, is in use, or holds another program's data."""
         self.root = root
         try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(root, 0o700)
             # Never unlinked: another process could hold a lock on the file that is gone.
             self._lock = os.open(root / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

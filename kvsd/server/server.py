@@ -149,7 +149,10 @@ class Server:
         """Refuse to be reachable from other machines in a way that gives the data away."""
         settings, users = self.config.server, self.config.storage.users
         if not users:
-            raise ConfigError("no users are configured, so nobody could log in; `kvsd init` makes a config with one")
+            raise ConfigError(
+                "no users are configured, so nobody could log in; `kvsd init` makes a config with one, or set "
+                "KVSD_USERNAME and KVSD_PASSWORD_FILE (or KVSD_PASSWORD)"
+            )
         if settings.allow_insecure or is_loopback(settings.listen_host):
             return
         weak = insecure_users(users)
