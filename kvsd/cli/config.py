@@ -43,7 +43,10 @@ def show(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 @app.command()
 def check(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Check the config file and the environment; prints OK, or what is wrong and where.
+    """Check all that a server would refuse to start with; prints OK, or what is wrong and where.
+
+    That is the config file and the environment, and the certificates, passwords, folders and addresses that they name.
+    Nothing is changed. What a start would only warn of is a warning here.
 
     \b
     Examples:
@@ -52,6 +55,11 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     """
     output = Output(as_json=json)
     settings = load_settings(config, output, file_required=True)
+    # Imported here: it brings the server along.
+    from kvsd.server import dry_run
+
+    for warning in dry_run.check(settings):
+        output.warning(warning)
     if json:
         output.document({"file": str(settings.path), "status": "OK"})
     else:

@@ -21,17 +21,22 @@ _PASSWORD_BYTES: Final = 24
 @app.command("init")
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where; made if it is missing.")] = Path(),
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", metavar="NAME", help="A name that clients connect by; may be repeated."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a config.yaml and certificates for a new server.
 
     They go into FOLDER, by default this one. The password in config.yaml is random, and only its owner can read the
-    file. Nothing is ever overwritten; certificates that are there already stay.
+    file. Nothing is ever overwritten; certificates that are there already stay. New ones are valid on this machine, and
+    for each --host.
 
     \b
     Examples:
       kvsd init
-      kvsd init /etc/kvsd
+      kvsd init /etc/kvsd --host db.example.net
     """
     # Imported here: they bring cryptography along.
     from kvsd.server.authentication import hash_password
@@ -50,7 +55,11 @@ def init(
                 file.flush()
                 os.fsync(file.fileno())
                 created = ensure_certificates(
-                    certificates / "server.pem", certificates / "server.key", tls_auto=True, listen_host=DEFAULT_HOST
+                    certificates / "server.pem",
+                    certificates / "server.key",
+                    tls_auto=True,
+                    listen_host=DEFAULT_HOST,
+                    hosts=host or (),
                 )
             except BaseException:
                 config.unlink()  # or the next run would refuse to do the rest
@@ -65,6 +74,9 @@ def init(
     files = [str(config), *(map(str, created.files) if created else ())]
     next_command = "kvsd serve" if folder == Path() else f"cd {shlex.quote(str(folder))} && kvsd serve"
     output = Output(as_json=json)
+    if created is None and host:
+        names = " ".join(f"--host {shlex.quote(name)}" for name in host)
+        output.warning(f"the certificate that was there already stays; `kvsd certs renew {names}` adds names to it")
     if json:
         output.document({"files": [*files], "username": SAMPLE_USERNAME, "next": next_command})
         return

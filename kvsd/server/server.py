@@ -13,13 +13,12 @@ import os
 import resource
 import socket
 import ssl
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -27,8 +26,10 @@ from kvsd.config import Config
 from kvsd.errors import ConfigError
 from kvsd.protocol.decoder import Limits
 from kvsd.server.administration import Administration
+from kvsd.server.aside import aside
 from kvsd.server.authentication import Authenticator, insecure_users
 from kvsd.server.catalog import Catalog
+from kvsd.server.certificate_watch import CertificateWatch
 from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.listener import Listener, bind
@@ -41,8 +42,6 @@ from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
 from kvsd.table.workers import Pools
 from kvsd.types import Address, Fsync
-
-T = TypeVar("T")
 
 _COMMIT_THREADS: Final = 32
 _READ_THREADS: Final = 4
@@ -111,17 +110,17 @@ class Server:
         Raises ConfigError, and has let go of everything then. May be cancelled, which gives up the recovery, too.
         """
         try:
-            await _aside(self._check_exposure)
+            await aside(partial(check_exposure, self.config))
             # Twice: for what is open when the connections come, and for what comes later.
             descriptors = _raise_descriptor_limit(
                 self.config.server.max_tcp_connections + self._spare_descriptors + _SPARE_DESCRIPTORS
             )
             directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir))
-            context = self._tls_context()
-            authenticator = await _aside(partial(Authenticator.from_users, self.config.storage.users))
+            context = await self._tls_context()
+            authenticator = await aside(partial(Authenticator.from_users, self.config.storage.users))
             self._owned.push_async_callback(authenticator.close)
             settings = self.config.server
-            self._sockets = await _aside(partial(bind, settings.listen_host, settings.listen_port, settings.backlog))
+            self._sockets = await aside(partial(bind, settings.listen_host, settings.listen_port, settings.backlog))
             for listening in self._sockets:
                 self._owned.callback(listening.close)
             self.tables = self._make_tables(directory)
@@ -145,41 +144,30 @@ class Server:
             await self._owned.aclose()
             raise
 
-    def _check_exposure(self) -> None:
-        """Refuse to be reachable from other machines in a way that gives the data away."""
-        settings, users = self.config.server, self.config.storage.users
-        if not users:
-            raise ConfigError(
-                "no users are configured, so nobody could log in; `kvsd init` makes a config with one, or set "
-                "KVSD_USERNAME and KVSD_PASSWORD_FILE (or KVSD_PASSWORD)"
-            )
-        if settings.allow_insecure or is_loopback(settings.listen_host):
-            return
-        weak = insecure_users(users)
-        problems = [f"user {username}: {why}" for username, why in weak.items()]
-        if settings.disable_tls:
-            problems.append("TLS is off")
-        if problems:
-            raise ConfigError(
-                f"refusing to listen on {settings.listen_host}, which other machines can reach: {'; '.join(problems)}. "
-                "Mend that (`kvsd passwd` makes a hash), listen on 127.0.0.1, or set server.allow_insecure: true"
-            )
-
-    def _tls_context(self) -> ssl.SSLContext | None:
-        settings = self.config.server
-        if settings.disable_tls:
+    async def _tls_context(self) -> ssl.SSLContext | None:
+        pair = certificate_pair(self.config)
+        if pair is None:
             self._reporter.warning("TLS is off: passwords and values can be read on the way")
             return None
-        certificate, key = settings.tls_certificate, settings.tls_key
-        if certificate is None or key is None:
-            missing = "server.tls_certificate" if certificate is None else "server.tls_key"
-            raise ConfigError(f"{missing} is not set; set it (`kvsd init` makes a config), or server.disable_tls: true")
+        settings = self.config.server
+        certificate, key = pair
         created = ensure_certificates(certificate, key, tls_auto=settings.tls_auto, listen_host=settings.listen_host)
         if created is not None:
             self._reporter.info("made a local CA and a server certificate", files=[str(file) for file in created.files])
-        beside = certificate.with_name("ca.pem")
-        self.ca_path = created.ca if created is not None else beside if beside.exists() else self.config.client.ca
-        return server_context(certificate, key, settings.tls_key_passphrase)
+        self.ca_path = created.ca if created is not None else ca_beside(certificate) or self.config.client.ca
+        context = server_context(certificate, key, settings.tls_key_passphrase)
+        watch = CertificateWatch(
+            certificate,
+            key,
+            ca=self.ca_path,
+            host=settings.listen_host,
+            passphrase=settings.tls_key_passphrase,
+            reporter=self._reporter,
+        )
+        await watch.look()
+        watching = self._loop.create_task(watch.run(), name="certificate")
+        self._owned.push_async_callback(_end, watching)
+        return context
 
     def _make_tables(self, directory: DataDirectory) -> Tables:
         settings = self.config.storage
@@ -270,6 +258,50 @@ async def run(config: Config, reporter: FilteringBoundLogger | None = None) -> A
         await server.stop()
 
 
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def check_exposure(config: Config) -> None:
+    """Raise ConfigError where nobody could log in, or where other machines could have the data."""
+    settings, users = config.server, config.storage.users
+    if not users:
+        raise ConfigError(
+            "no users are configured, so nobody could log in; `kvsd init` makes a config with one, or set "
+            "KVSD_USERNAME and KVSD_PASSWORD_FILE (or KVSD_PASSWORD)"
+        )
+    if settings.allow_insecure or is_loopback(settings.listen_host):
+        return
+    weak = insecure_users(users)
+    problems = [f"user {username}: {why}" for username, why in weak.items()]
+    if settings.disable_tls:
+        problems.append("TLS is off")
+    if problems:
+        raise ConfigError(
+            f"refusing to listen on {settings.listen_host}, which other machines can reach: {'; '.join(problems)}. "
+            "Mend that (`kvsd passwd` makes a hash), listen on 127.0.0.1, or set server.allow_insecure: true"
+        )
+
+
+def certificate_pair(config: Config) -> tuple[Path, Path] | None:
+    """The configured certificate and its key; None without TLS. Raises ConfigError where one is not set."""
+    settings = config.server
+    if settings.disable_tls:
+        return None
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None or key is None:
+        missing = "server.tls_certificate" if certificate is None else "server.tls_key"
+        raise ConfigError(f"{missing} is not set; set it (`kvsd init` makes a config), or server.disable_tls: true")
+    return certificate, key
+
+
+def ca_beside(certificate: Path) -> Path | None:
+    """The file of the CA that clients should trust, where it lies beside the server's certificate."""
+    beside = certificate.with_name("ca.pem")
+    return beside if beside.exists() else None
+
+
 def is_loopback(host: str) -> bool:
     """Whether all addresses of `host` can be reached from this machine only; raises ConfigError for an unknown one."""
     try:
@@ -290,25 +322,3 @@ def _raise_descriptor_limit(wanted: int) -> float:
     except (ValueError, OSError):
         return soft
     return possible
-
-
-async def _aside(job: Callable[[], T]) -> T:
-    """Run `job` on a thread of its own, that neither a cancelled start nor the end of the process waits for.
-
-    For what has no bound: a name server that is silent, the passwords of many users.
-    """
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        with contextlib.suppress(InvalidStateError):  # nobody waits any more
-            try:
-                outcome.set_result(job())
-            except BaseException as error:
-                outcome.set_exception(error)
-
-    thread = threading.Thread(target=run, name="kvsd-start", daemon=True)
-    thread.start()
-    waiting = asyncio.wrap_future(outcome)
-    await asyncio.wait([waiting])
-    thread.join()
-    return waiting.result()
