@@ -58,12 +58,20 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     # Imported here: it brings the server along.
     from kvsd.server import dry_run
 
-    for warning in dry_run.check(settings):
-        output.warning(warning)
+    if _is_for_clients_alone(settings):
+        output.note("it has settings for clients alone; no server could start with it")
+    else:
+        for warning in dry_run.check(settings):
+            output.warning(warning)
     if json:
         output.document({"file": str(settings.path), "status": "OK"})
     else:
         output.line(f"OK {settings.path}")
+
+
+def _is_for_clients_alone(config: Config) -> bool:
+    """Whether nothing but what clients need is set, as on a machine without a server."""
+    return {name.partition(".")[0] for name, origin in config.origins.items() if origin != "default"} == {"client"}
 
 
 def _rows(config: Config) -> Iterator[_Row]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
@@ -32,6 +33,9 @@ from kvsd.table.workers import Pools
 
 PATIENCE_SECONDS: Final = 0.25
 """Requests wait for so long that their table opens, as small ones do; then they are answered LOADING."""
+
+_HINTS_SECONDS: Final = 2.0
+"""A stop spends no more on hints, which only save time at the next start."""
 
 STOPPING: Final = "the server is stopping"
 
@@ -84,6 +88,10 @@ class OpenTables:
         self.stopping = True
         for loader in self._loaders:
             loader.abandon()
+        until = time.monotonic() + _HINTS_SECONDS
+        for table in self._open:
+            if table.actor is not None:
+                table.actor.hurry(until)
 
     def want(self, table: Slot) -> None:
         """Begin to open `table`, unless it is open or on the way to it; or refuse what waits, once the server stops."""

@@ -110,6 +110,15 @@ def test_check_warns_of_what_a_start_warns_of(cli: Cli, folder: Path) -> None:
     assert "warning: certificate: expired on " in result.err
 
 
+def test_check_of_a_file_for_clients_asks_for_no_server(cli: Cli, folder: Path) -> None:
+    (folder / "config.yaml").write_text("client: {host: db.example.net, username: ann}\n")
+    result = cli("config", "check")
+    assert (result.status, result.out) == (0, f"OK {folder / 'config.yaml'}\n".encode())
+    assert "for clients alone" in result.err
+    (folder / "config.yaml").write_text("server: {listen_port: 0}\n")
+    assert "no users are configured" in cli("config", "check").err
+
+
 def test_check_without_a_config_names_init(cli: Cli) -> None:
     result = cli("config", "check")
     assert result.status == 2

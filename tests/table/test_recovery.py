@@ -566,3 +566,25 @@ def test_a_recovery_can_be_given_up_within_milliseconds(
     Table(FaultyMedium(tmp_path), tmp_path).kill()
     largest = max(later - earlier for earlier, later in pairwise(seen))
     assert largest <= 300 << 10, "about 5 ms of work for the smallest entries"
+
+
+def test_a_copy_that_was_read_while_the_log_was_written_is_refused(tmp_path: Path) -> None:
+    """The manual says why such a copy is no backup, even without a compaction."""
+    table = Table(FaultyMedium(tmp_path), tmp_path)
+    for number in range(3):  # the second gets room ahead of it
+        table.put(b"early %d" % number, bytes(1_000))
+        table.fill()
+    [segment] = table.directory.glob("*.seg")
+    read_to = 16 << 10
+    before = segment.read_bytes()[:read_to]
+    assert len(before) == read_to
+    for number in range(40):
+        table.put(b"late %d" % number, bytes(1_000))
+    after = segment.read_bytes()[read_to:]
+    copy = tmp_path / "copy"
+    (copy / "t").mkdir(parents=True)
+    (copy / "t" / segment.name).write_bytes(before + after)
+    with pytest.raises(CorruptLog, match="yet synced entries follow"):
+        Table(FaultyMedium(copy), copy)
+    assert len(table.items()) == 43
+    table.stop()
