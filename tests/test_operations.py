@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 30
 BLOCK = re.compile(r"(?:<!-- given: ([^\n]+) -->\n)?```(\w*)\n(.*?)```\n", re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
-TOOLS = ("bash", "flock", "openssl")
+TOOLS = ("bash", "flock")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
