@@ -30,7 +30,7 @@ POOL = (
 def write(folder: Path, text: str) -> Path:
     path = folder / "config.yaml"
     path.write_text(text)
-    path.chmod(0o644)
+    path.chmod(0o600)
     return path
 
 
