@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     **{name: name for name in ("table", "namespace", "compact")},
     "ping": "ping",
     "import": "import_",
+    "restored": "restored",
     **{name: name for name in ("sizing", "config", "certs", "passwd", "version")},
 }
 """Command → module. A module that has several keeps them in `apps`, by name; else it is its `app`."""

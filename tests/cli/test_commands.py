@@ -7,7 +7,7 @@ from kvsd import __version__
 from .conftest import Cli
 
 COMMANDS = [
-    *("init", "serve", "set", "get", "delete", "ping", "sizing", "passwd", "version"),
+    *("init", "serve", "set", "get", "delete", "ping", "sizing", "restored", "passwd", "version"),
     *("config show", "config check", "certs init", "certs show", "certs check"),
 ]
 CLIENT_COMMANDS = ["set", "get", "delete", "ping"]
