@@ -26,8 +26,9 @@ def check(config: Config) -> list[str]:
     check_exposure(config)
     root = config.storage.root_dir
     check_usable(root)
-    refuse_foreign(root)
-    Catalog(root)
+    if root.exists():
+        refuse_foreign(root)
+        Catalog(root)
     warnings = _check_certificates(config)
     asyncio.run(Authenticator.from_users(config.storage.users).close())
     _check_address(config)
