@@ -225,6 +225,7 @@ def shape(output: str) -> re.Pattern[str]:
     return re.compile("".join(lines))
 
 
+@pytest.mark.timeout(400)  # ten seconds of processor time, and a hundred processes that wait for a busy machine
 def test_the_commands_of_the_manual_do_what_it_says(machine: Machine) -> None:
     for given, steps in blocks():
         with SITUATIONS[given](machine) if given else nullcontext():
