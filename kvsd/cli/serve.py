@@ -1,5 +1,6 @@
 """`kvsd serve`: run the server."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +8,8 @@ import typer
 
 from kvsd.cli.app import new_command
 from kvsd.cli.failures import CommandFailed
-from kvsd.cli.output import Output, discard_stdout
+from kvsd.cli.interrupts import tidied_up
+from kvsd.cli.output import Output
 from kvsd.config import load
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ app = new_command()
 
 
 @app.command("serve")
+@tidied_up()
 def serve(
     config: Annotated[
         Path | None,
@@ -84,9 +87,7 @@ def serve(
 
 
 def _announce(server: "Server") -> None:
-    try:
+    # Whoever was to read the line may be gone; the clients are not.
+    with suppress(BrokenPipeError, CommandFailed):
         for address in server.addresses:
             Output().line(server.ready_line(address))
-    except (BrokenPipeError, CommandFailed):
-        # Whoever was to read the line is gone; the clients are not.
-        discard_stdout()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvsd.cli import set as set_module
+from kvsd.cli import values
 
 from .conftest import Cli, Running
 from .terminal import on_terminal
@@ -66,7 +66,7 @@ def test_a_file_that_is_not_there_is_a_usage_error_that_names_literal(cli: Cli) 
 
 
 def test_endless_input_is_cut_off(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(set_module, "LARGEST_VALUE_BYTES", 10)
+    monkeypatch.setattr(values, "LARGEST_VALUE_BYTES", 10)
     assert cli("set", "k", "-", given=b"0123456789").status == 0
     result = cli("set", "k", "-", given=b"0123456789x")
     assert result.status == 2
