@@ -33,11 +33,11 @@ from kvsd.errors import (
     UnexpectedMessage,
     UnsupportedFormat,
 )
-from kvsd.types import Entry
 
 if TYPE_CHECKING:
     from kvsd import aio, config, server
     from kvsd.client.sync import Client, connect
+    from kvsd.types import Entry
 
 __version__ = "0.1.0"
 
@@ -78,6 +78,8 @@ def __getattr__(name: str) -> object:
     match name:
         case "aio" | "config" | "server":
             return import_module(f"kvsd.{name}")
+        case "Entry":
+            return getattr(import_module("kvsd.types"), name)
         case "Client" | "connect":
             return getattr(import_module("kvsd.client.sync"), name)
         case _:

@@ -40,7 +40,8 @@ def import_(
     """Import the live keys of another program's file.
 
     They go into a running server, or offline into a data folder. The whole file is verified first: where an entry is
-    damaged, nothing is imported. An interrupted append at its end is reported and left out. A key that exists already gets the imported value.
+    damaged, nothing is imported. An interrupted append at its end is reported and left out.
+    A key that exists already gets the imported value.
 
     \b
     Examples:
