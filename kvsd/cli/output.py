@@ -25,6 +25,7 @@ Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | Non
 _RED: Final = "31"
 _YELLOW: Final = "33"
 _MAX_COLUMNS: Final = 80
+_MAX_MESSAGE: Final = 2_000
 _STEERING: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories that move the cursor, change colours or turn the text around."""
 
@@ -75,15 +76,18 @@ class Output:
         _say(_dumped({"summary": dict(figures)}) if self.as_json else text)
 
     def warning(self, message: str) -> None:
-        self._report("warning", _YELLOW, message, {"message": _as_unicode(message)})
+        self._report("warning", _YELLOW, message, {})
 
     def error(self, code: str, message: str, facts: Mapping[str, Json] | None = None) -> None:
         """With `facts` in the document."""
-        self._report("error", _RED, message, {"code": code, "message": _as_unicode(message), **(facts or {})})
+        self._report("error", _RED, message, {"code": code, "message": "", **(facts or {})})
 
     def _report(self, kind: str, colour: str, message: str, content: Mapping[str, Json]) -> None:
+        if len(message) > _MAX_MESSAGE:
+            # It quotes what was given; the end says what to do.
+            message = f"{message[: _MAX_MESSAGE // 2]} [...] {message[-_MAX_MESSAGE // 2 :]}"
         if self.as_json:
-            _say(_dumped({kind: dict(content)}))
+            _say(_dumped({kind: {**content, "message": _as_unicode(message)}}))
             return
         text = f"{kind}: {one_line(message)}"
         if sys.stderr is not None and sys.stderr.isatty():
