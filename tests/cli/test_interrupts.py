@@ -90,11 +90,6 @@ def test_a_shell_shows_the_exit_status_130(server: Running) -> None:
     assert ended.stdout == b"130\n"
 
 
-def test_an_interrupt_at_a_prompt_leaves_the_terminal_as_it_was(server: Running) -> None:
-    status, screen = on_terminal("get", "absent", "--askpass", typed=[(b"Password: ", b"\x03")])
-    assert (status, screen.replace("^C", "")) == (-signal.SIGINT, "Password: \n")
-
-
 def test_an_ignored_interrupt_stays_ignored() -> None:
     # As in the background jobs of a script.
     code = f"""
