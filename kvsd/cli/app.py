@@ -3,7 +3,7 @@
 Owns: what all commands and groups look like, and that options may come before the command. Knows none of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
@@ -29,12 +29,31 @@ _UNCUT: Final = 10_000
 """A width that no summary of a command reaches."""
 
 
+_MEANT: Final = {
+    **dict.fromkeys(("rm", "remove", "del", "delete", "unset", "erase"), ("delete", "drop")),
+    **dict.fromkeys(("put", "store", "write", "save"), ("set",)),
+    **dict.fromkeys(("fetch", "read", "cat", "load"), ("get",)),
+    **dict.fromkeys(("ls", "list", "find"), ("list", "keys")),
+    **dict.fromkeys(("show", "describe", "stat"), ("info", "show", "entry")),
+    **dict.fromkeys(("dump", "export"), ("scan",)),
+    **dict.fromkeys(("start", "run", "daemon"), ("serve",)),
+    **dict.fromkeys(("status", "health"), ("ping", "info")),
+    **dict.fromkeys(("create", "new", "add", "make"), ("create", "init", "table")),
+}
+"""What other programs call a command, and what it may be here."""
+
+
 class CommandGroup(TyperGroup):
     """A group that hands options before a command's name on to the command; its help cuts no summary off."""
 
     # The bases' parameters are classes without public names, and every context here is typer's own.
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         return super().parse_args(ctx, _command_first(args, {*ctx.help_option_names, *options_of(self)}))
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        if cmd_name not in self.commands:
+            raise no_command(cmd_name, self.commands, ctx.command_path)
+        return self.commands[cmd_name]
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         self.format_family(ctx, formatter, "Commands", self.list_commands(ctx))
@@ -57,6 +76,18 @@ def new_group(text: str) -> typer.Typer:
     app = new_command()
     app.callback(cls=CommandGroup, help=text, invoke_without_command=True)(show_help)
     return app
+
+
+def no_command(name: str, names: Collection[str], group: str) -> UsageError:
+    """The error for a command that `group` does not have, with the one that was probably meant."""
+    # Imported here: needed for mistakes only.
+    from difflib import get_close_matches
+
+    meant = [other for other in _MEANT.get(name, ()) if other in names]
+    begun = [other for other in names if len(name) > 1 and other.startswith(name)]
+    nearest = meant or begun or get_close_matches(name, names, n=1)
+    suggestion = f", did you mean {nearest[0]!r}?" if nearest else ""
+    return UsageError(f"there is no command {name!r}{suggestion}; `{group} --help` lists all")
 
 
 def options_of(command: Any) -> dict[str, bool]:

@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import kvsd
-from kvsd.cli.app import CommandGroup, new_command, show_help
+from kvsd.cli.app import CommandGroup, new_command, no_command, show_help
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import Output
 
@@ -37,19 +37,6 @@ _COMMANDS: Final = {name: module for family in _FAMILIES.values() for name, modu
 _ALIASES: Final = {"server": "serve"}
 """The Rust program's names."""
 
-_MEANT: Final = {
-    **dict.fromkeys(("rm", "remove", "unset", "erase"), "delete"),
-    **dict.fromkeys(("put", "store", "write", "save", "add"), "set"),
-    **dict.fromkeys(("fetch", "read", "cat", "show", "load"), "get"),
-    **dict.fromkeys(("ls", "list", "find"), "keys"),
-    **dict.fromkeys(("dump", "export"), "scan"),
-    **dict.fromkeys(("start", "run", "daemon"), "serve"),
-    **dict.fromkeys(("status", "health"), "ping"),
-    **dict.fromkeys(("tables", "create", "use"), "table"),
-    "help": "--help",
-}
-"""What other programs call a command, and what it is here."""
-
 _ParsingError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 """The base of all that typer raises about arguments; it moved between typer's versions and has no public name."""
 
@@ -63,7 +50,7 @@ class _Commands(CommandGroup):
     def get_command(self, ctx: object, cmd_name: str) -> TyperCommand | TyperGroup:
         name = _ALIASES.get(cmd_name, cmd_name)
         if name not in _COMMANDS:
-            raise UsageError(f"there is no command {cmd_name!r}{_did_you_mean(name)}; `kvsd --help` lists all")
+            raise no_command(cmd_name, _COMMANDS, "kvsd")
         module = import_module(f"kvsd.cli.{_COMMANDS[name]}")
         command = get_command(module.apps[name] if hasattr(module, "apps") else module.app)
         assert isinstance(command, TyperCommand | TyperGroup)
@@ -88,15 +75,6 @@ def run(arguments: list[str]) -> int:
         what = misuse.format_message().rstrip(".")
         raise UsageError(f"{what[:1].lower()}{what[1:]}; `{command} --help` shows what it takes") from None
     return 0
-
-
-def _did_you_mean(name: str) -> str:
-    # Imported here: needed for mistakes only.
-    from difflib import get_close_matches
-
-    begun = [command for command in _COMMANDS if len(name) > 1 and command.startswith(name)]
-    nearest = [_MEANT[name]] if name in _MEANT else begun[:1] or get_close_matches(name, _COMMANDS, n=1)
-    return f", did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _show_version(wanted: bool) -> None:

@@ -84,6 +84,15 @@ def test_the_words_of_other_programs_get_ours(cli: Cli, word: str, meant: str) -
     assert f"did you mean {meant!r}?" in cli(word, "k").err
 
 
+@pytest.mark.parametrize(("word", "meant"), [("rm", "drop"), ("delete", "drop"), ("ls", "list"), ("new", "create")])
+def test_the_same_in_a_group(cli: Cli, word: str, meant: str) -> None:
+    result = cli("table", word, "t")
+    assert result.status == 2
+    assert result.err == (
+        f"error: there is no command {word!r}, did you mean {meant!r}?; `kvsd table --help` lists all\n"
+    )
+
+
 def test_no_summary_is_cut_and_commands_stand_in_families(cli: Cli) -> None:
     text = cli("--help").out.decode()
     assert "..." not in text.partition("Options:")[2]

@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,7 +86,19 @@ def test_a_change_whose_answer_is_lost_is_told_as_done(
     assert (cli("get", "told").out or None) == after
 
 
-Write = Callable[[int, bytes], int]
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110 - a device
+@pytest.mark.parametrize("arguments", [["--help"], ["get", "-h"], ["table"], ["--version"]])
+def test_a_help_that_cannot_be_written_is_an_error(cli: Cli, tmp_path: Path, arguments: list[str]) -> None:
+    for stdout, status, err in (
+        ("closed", 1, b"error: cannot write the output: stdout is closed\n"),
+        ("full", 1, b"error: cannot write the output: No space left on device\n"),
+        ("gone", 0, b""),
+        ("non-blocking", 0, b""),
+    ):
+        ended = call(arguments, Row("empty", stdout, "C.UTF-8", ()), None, tmp_path)
+        assert (ended.status, ended.err) == (status, err)
+        if stdout == "non-blocking":
+            assert ended.out == cli(*arguments).out
 
 
 def test_every_byte_is_written_however_few_are_taken_at_a_time(
