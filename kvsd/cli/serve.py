@@ -1,5 +1,6 @@
 """`kvsd serve`: run the server."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ import typer
 from kvsd.cli.app import new_command
 from kvsd.cli.failures import CommandFailed
 from kvsd.cli.interrupts import tidied_up
-from kvsd.cli.output import Output
+from kvsd.cli.output import Output, as_text
 from kvsd.config import load
 
 if TYPE_CHECKING:
@@ -90,4 +91,5 @@ def _announce(server: "Server") -> None:
     # Whoever was to read the line may be gone; the clients are not.
     with suppress(BrokenPipeError, CommandFailed):
         for address in server.addresses:
-            Output().line(server.ready_line(address))
+            # Its path is text of the locale.
+            Output().line(as_text(os.fsencode(server.ready_line(address))))

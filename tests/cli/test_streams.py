@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import subprocess
@@ -41,6 +42,46 @@ def test_a_closed_stdin_is_a_plain_error(server: Running, tmp_path: Path, comman
     ended = call(words, Row("closed", "plain", "C.UTF-8", ()), None, tmp_path)
     assert (ended.status, ended.out) == (2, b"")
     assert ended.err.startswith(b"error: stdin is closed")
+
+
+@pytest.mark.parametrize("closed", [closed for size in (1, 2, 3) for closed in itertools.combinations((0, 1, 2), size)])
+def test_with_any_of_the_streams_closed_a_value_goes_where_it_belongs(
+    cli: Cli, server: Running, closed: tuple[int, ...]
+) -> None:
+    cli("delete", "closed")
+    for arguments in (["set", "closed", "v"], ["get", "closed"], ["set", "closed", "-"]):
+        ended = subprocess.run(
+            [sys.executable, "-c", LAUNCH, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            preexec_fn=lambda: [os.close(descriptor) for descriptor in closed],
+            timeout=20,
+            check=False,
+        )
+        is_lost = 1 in closed
+        match arguments:
+            case ["get", _]:
+                assert (ended.returncode, ended.stdout) == ((1, b"") if is_lost else (0, b"v"))
+            case [_, _, "-"] if 0 in closed:
+                assert ended.returncode == 2
+            case _:
+                assert (ended.returncode, ended.stdout) == ((1, b"") if is_lost else (0, b"OK\n"))
+        if arguments[2:] == ["v"]:
+            assert cli("get", "closed").out == b"v"
+
+
+@pytest.mark.parametrize("redirection", ["< /", "0> written"])
+def test_a_stdin_that_cannot_be_read_is_a_plain_error(cli: Cli, server: Running, redirection: str) -> None:
+    cli("set", "unreadable", "before")
+    ended = subprocess.run(
+        ["sh", "-c", f'"$0" -c "$1" set unreadable - {redirection}', sys.executable, LAUNCH],
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    assert ended.returncode in {1, 2}
+    assert b"Traceback" not in ended.stderr
+    assert cli("get", "unreadable").out == b"before"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
