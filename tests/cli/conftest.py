@@ -99,7 +99,13 @@ class Running:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("server") / "kvsd"
+    with a_server(tmp_path_factory.mktemp("server") / "kvsd") as running:
+        yield running
+
+
+@contextmanager
+def a_server(folder: Path) -> Iterator[Running]:
+    """A server in a thread of this process, with what `kvsd init` wrote into the folder."""
     assert main(["init", str(folder)]) == 0
     config = load(folder / "config.yaml", flags={"server.listen_port": ("--listen-port", 0)}, environ={})
     started: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = []

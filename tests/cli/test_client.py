@@ -142,16 +142,11 @@ def test_options_without_a_command_or_a_meaning_are_refused(cli: Cli, arguments:
 
 
 def test_a_table_may_be_named_with_its_namespace(cli: Cli, server: Running) -> None:
-    assert cli("namespace", "create", "corner").status == 0
-    assert cli("table", "create", "corner/stock").status == 0
-    assert cli("set", "apples", "3", "--table", "corner/stock").status == 0
-    assert cli("get", "apples", "--namespace", "corner", "--table", "stock").out == b"3"
-    assert cli("get", "apples", "--namespace", "corner", "--table", "corner/stock").out == b"3"
-    assert cli("get", "apples").status == 3
-    for refused in (["--table", "corner/stock", "--namespace", "other"], ["--table", "a/b/c"], ["--table", "/"]):
-        assert cli("get", "apples", *refused).status == 2
-    assert cli("table", "drop", "corner/stock", "--yes").status == 0
-    assert cli("namespace", "drop", "corner").status == 0
+    assert cli("set", "placed", "3", "--table", "default/default").status == 0
+    assert cli("get", "placed", "--namespace", "default", "--table", "default/default").out == b"3"
+    assert cli("get", "placed", "--table", "nowhere/default").status == 3
+    for refused in (["--table", "default/default", "--namespace", "other"], ["--table", "a/b/c"], ["--table", "/"]):
+        assert cli("get", "placed", *refused).status == 2
 
 
 @pytest.mark.parametrize(

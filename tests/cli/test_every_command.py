@@ -25,7 +25,7 @@ import kvsd
 from kvsd.client.sync import Client
 from kvsd.config import load
 
-from .conftest import Cli, Running
+from .conftest import Cli, Running, a_server
 from .every_command import CASES, Case, matches, registered, words_of
 
 PATIENCE_SECONDS: Final = 60
@@ -87,6 +87,13 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = folder / "de_DE.ISO-8859-1"
         subprocess.run([localedef, "-i", "de_DE", "-f", "ISO-8859-1", name], capture_output=True, check=False)
     return folder
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of its own, since tables and namespaces come and go."""
+    with a_server(tmp_path_factory.mktemp("server") / "kvsd") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typer.main import get_command
 from kvsd.cli import commands
 from kvsd.cli.client import shared_options
 
-from .conftest import Cli, Running
+from .conftest import Cli, Running, a_server
 from .every_command import CASES, Case, registered, words_of
 from .test_every_command import DOCUMENTED
 
@@ -66,6 +66,13 @@ def calls(command: str, words: list[str]) -> Iterator[list[str]]:
             if parameter.opts[0] == "--host" and word.strip("x").isalnum():
                 continue  # a name that is looked up in the network
             yield [*words, parameter.opts[0], word]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server of its own, since tables and namespaces come and go."""
+    with a_server(tmp_path_factory.mktemp("server") / "kvsd") as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

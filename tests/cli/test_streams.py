@@ -44,6 +44,7 @@ def test_a_closed_stdin_is_a_plain_error(server: Running, tmp_path: Path, comman
     assert ended.err.startswith(b"error: stdin is closed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [closed for size in (1, 2, 3) for closed in itertools.combinations((0, 1, 2), size)])
 def test_with_any_of_the_streams_closed_a_value_goes_where_it_belongs(
     cli: Cli, server: Running, closed: tuple[int, ...]
