@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,14 @@ def test_an_interrupt_ends_a_loop_of_the_shell(server: Running) -> None:
         text=True,
         start_new_session=True,
     ) as shell:
-        assert shell.stdout is not None
-        assert shell.stdout.readline().endswith(" ms\n")
-        os.killpg(shell.pid, signal.SIGINT)  # as a terminal does
-        out, err = shell.communicate(timeout=20)
+        try:
+            assert shell.stdout is not None
+            assert shell.stdout.readline().endswith(" ms\n")
+            os.killpg(shell.pid, signal.SIGINT)  # as a terminal does
+            out, err = shell.communicate(timeout=20)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(shell.pid, signal.SIGKILL)
     assert (shell.returncode, out) == (-signal.SIGINT, "")
     assert err.startswith("1 round trips: ")
 
