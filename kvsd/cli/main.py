@@ -5,16 +5,16 @@ Owns: what becomes of an error, an interrupt or a closed pipe, and the exit stat
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
-from collections.abc import Sequence
-from itertools import takewhile
-from typing import Final
 
-from kvsd.cli import interrupts
+# Until `main` runs, an interrupt ends in a traceback: what can wait is imported there, `typing` included.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-_UNEXPECTED: Final = 1
-_INTERRUPTED: Final = 130
+_UNEXPECTED = 1
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,15 +27,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _run(list(arguments))
-    interrupts.die_of_them()
+    # At once, with no exception and no traceback, whatever it is doing; unless it is ignored, as in background jobs.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     status = _run(sys.argv[1:])
     if status == _INTERRUPTED:
-        interrupts.die()
+        # Something was tidied up first.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
     return status
 
 
 def _run(given: list[str]) -> int:
-    # Imported here: an interrupt during an import is one like any other.
+    import os
+    from itertools import takewhile
+
     from kvsd.cli.output import Output
     from kvsd.cli.streams import carried_stdout
     from kvsd.errors import DEBUG_VARIABLE, Conflict, KvsdError
@@ -58,12 +64,8 @@ def _run(given: list[str]) -> int:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        output.error("UNEXPECTED", _unexpected(error, DEBUG_VARIABLE))
+        # Its kind alone, where its text could quote a value or a password.
+        kind = type(error).__name__
+        what = f"{kind}: {error.strerror}" if isinstance(error, OSError) else kind
+        output.error("UNEXPECTED", f"unexpected {what}; set {DEBUG_VARIABLE}=1 and run the command again to see where")
         return _UNEXPECTED
-
-
-def _unexpected(error: Exception, variable: str) -> str:
-    """Its kind alone, where its text could quote a value or a password."""
-    kind = type(error).__name__
-    what = f"{kind}: {error.strerror}" if isinstance(error, OSError) else kind
-    return f"unexpected {what}; set {variable}=1 and run the command again to see where"
