@@ -73,16 +73,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    match name:
-        case "aio" | "config" | "errors" | "server":
-            return import_module(f"kvsd.{name}")
-        case "Client" | "connect":
-            module = "kvsd.client.sync"
-        case "Entry":
-            module = "kvsd.types"
-        case _ if name in __all__:
-            module = "kvsd.errors"
-        case _:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, getattr(import_module(module), name))
+# Hidden from type checkers: to them, whatever a module's __getattr__ may be asked for is there, typing errors too.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        match name:
+            case "aio" | "config" | "errors" | "server":
+                return import_module(f"kvsd.{name}")
+            case "Client" | "connect":
+                module = "kvsd.client.sync"
+            case "Entry":
+                module = "kvsd.types"
+            case _ if name in __all__:
+                module = "kvsd.errors"
+            case _:
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals().setdefault(name, getattr(import_module(module), name))
