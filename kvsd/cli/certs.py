@@ -38,8 +38,8 @@ def init(
 ) -> None:
     """Make a server certificate, and a CA beside it where there is none.
 
-    It is valid for localhost, 127.0.0.1, ::1, the configured listen host and each --host. Nothing is overwritten: to
-    renew a certificate, move it and its key away first.
+    It is valid for localhost, 127.0.0.1, ::1, the configured listen host and each --host. Nothing is overwritten:
+    `kvsd certs renew` renews a certificate.
 
     \b
     Examples:
@@ -61,6 +61,42 @@ def init(
         output.line(path_text(file))
     ca = path_text(created.ca)
     output.note(f"made these files; clients on other machines need a copy of {ca}, and of nothing else")
+
+
+@app.command()
+@tidied_up()
+def renew(
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", metavar="NAME", help="A further name or address of the server; may be repeated."),
+    ] = None,
+    config: ConfigOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Replace the server's certificate by one that is valid for longer, or for further names.
+
+    The key and the CA stay as they are, so clients need nothing new. A server that runs uses the new certificate once
+    it is restarted.
+
+    \b
+    Examples:
+      kvsd certs renew
+      kvsd certs renew --host db.example.net
+    """
+    output = Output(as_json=json)
+    settings = _load(config, tls_certificate, tls_key, output)
+    certificate, key = _pair(settings)
+    # Imported here: it brings cryptography along.
+    from kvsd.server.certificates import renew as renew_certificate
+
+    end = renew_certificate(certificate, key, [settings.server.listen_host, *(host or ())])
+    if json:
+        output.document({"files": [for_json(os.fsencode(certificate))], "not_after": end.isoformat()})
+        return
+    output.line(path_text(certificate))
+    output.note(f"renewed it, until {end:%Y-%m-%d}; restart the server, which uses the old one until then")
 
 
 @app.command()

@@ -45,7 +45,10 @@ def show(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 @app.command()
 def check(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Check the config file and the environment; prints OK, or what is wrong and where.
+    """Check all that a server would refuse to start with; prints OK, or what is wrong and where.
+
+    That is the config file and the environment, and the certificates, passwords, folders and addresses that they name.
+    Nothing is changed. What a start would only warn of is a warning here.
 
     \b
     Examples:
@@ -56,10 +59,23 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     settings = load_settings(config, output, file_required=True)
     file = settings.path
     assert file is not None  # required
+    # Imported here: it brings the server along.
+    from kvsd.server import dry_run
+
+    if _is_for_clients_alone(settings):
+        output.note("it has settings for clients alone; no server could start with it")
+    else:
+        for warning in dry_run.check(settings):
+            output.warning(warning)
     if json:
         output.document({"file": for_json(os.fsencode(file)), "status": "OK"})
     else:
         output.line(f"OK {path_text(file)}")
+
+
+def _is_for_clients_alone(config: Config) -> bool:
+    """Whether nothing but what clients need is set, as on a machine without a server."""
+    return {name.partition(".")[0] for name, origin in config.origins.items() if origin != "default"} == {"client"}
 
 
 def _rows(config: Config) -> Iterator[_Row]:

@@ -42,6 +42,10 @@ def _run(given: list[str]) -> int:
     import os
     from itertools import takewhile
 
+    from kvsd.cli.descriptors import open_missing
+
+    open_missing()  # before anything else is opened
+
     from kvsd.cli.output import Output
     from kvsd.cli.streams import carried_stdout
     from kvsd.errors import DEBUG_VARIABLE, Conflict, KvsdError

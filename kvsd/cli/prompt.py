@@ -12,8 +12,8 @@ from typing import Final
 
 from kvsd.cli.failures import UsageError
 from kvsd.cli.interrupts import tidied_up
-from kvsd.cli.streams import read_file as read_bytes
 from kvsd.cli.streams import read_stdin, stdin_pieces, write_stderr
+from kvsd.config import password_file
 
 _MAX_SECRET_BYTES: Final = 64 * 1024
 
@@ -50,16 +50,9 @@ def read_line() -> str:
 def read_file(path: Path) -> str:
     """The first line of a password file, without its end; UsageError where it cannot be read as one."""
     try:
-        data = read_bytes(path, _MAX_SECRET_BYTES)
-    except OSError as error:
-        raise UsageError(f"cannot read the password file {path}: {error.strerror}; check --password-file") from None
-    line, _, _ = data.partition(b"\n")
-    if len(line) > _MAX_SECRET_BYTES:
-        raise UsageError(f"the password file {path} begins with no line of text; check --password-file")
-    try:
-        return line.removesuffix(b"\r").decode()
-    except UnicodeDecodeError:
-        raise UsageError(f"the password file {path} does not begin with UTF-8 text; check --password-file") from None
+        return password_file.read(path)
+    except ValueError as error:
+        raise UsageError(f"the password file {path} {error}; check --password-file") from None
 
 
 def confirm(question: str) -> bool:

@@ -15,6 +15,7 @@ from kvsd.client import failures
 from kvsd.client.calls import Call, authenticate
 from kvsd.client.conversation import Conversation
 from kvsd.client.settings import ConnectSettings
+from kvsd.client.tls import names_offered
 from kvsd.errors import ConnectionLost, KvsdError, UnexpectedMessage
 
 R = TypeVar("R")
@@ -81,7 +82,10 @@ class Connection(asyncio.BufferedProtocol):
                 case TimeoutError():
                     raise failures.no_handshake(settings, seconds) from None
                 case OSError() | ValueError():
-                    raise failures.cannot_open(settings, error) from error
+                    names: tuple[str, ...] = ()
+                    if isinstance(error, ssl.SSLCertVerificationError):
+                        names = await asyncio.to_thread(names_offered, settings, error)
+                    raise failures.cannot_open(settings, error, names) from error
                 case _:
                     raise
         return connection

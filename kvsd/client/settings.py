@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
-from kvsd.config import SETTINGS, ClientSettings
+from kvsd.config import SETTINGS, ClientSettings, services
 from kvsd.errors import AuthenticationError, ConfigError
 from kvsd.types import NAME, Address
 from kvsd.url import Url
@@ -98,11 +99,13 @@ def resolve(
     """Settings from the arguments, then the URL, then the environment, then the defaults.
 
     The variables are those of the config section `client`: KVSD_CLIENT_HOST or KVSD_HOST, and so on. An empty one
-    counts as not set, and one that an argument or the URL overrides is not looked at.
+    counts as not set, and one that an argument or the URL overrides is not looked at. One that Kubernetes or Docker set
+    for a service is passed over with a RuntimeWarning.
 
     Raises ConfigError for a value that cannot work, AuthenticationError where no user name or no password is given.
     """
     given = Url() if url is None else parse_url(url)
+    of_services: set[str] = set()
 
     def choose(name: str, argument: T | None, in_url: T | None) -> T:
         if argument is not None:
@@ -110,6 +113,7 @@ def resolve(
         if in_url is not None:
             return in_url
         setting = SETTINGS[f"client.{name}"]
+        of_services.update(name for name in setting.environment if services.is_address(name, environ.get(name, "")))
         # Casts: a setting's parser and its default are of the type that its argument has.
         for variable, text in setting.variables(environ):
             try:
@@ -125,7 +129,7 @@ def resolve(
             f"no {'user name' if username is None else 'password'} was given; pass username= and password=, "
             "put them into the URL, or set KVSD_USERNAME and KVSD_PASSWORD"
         )
-    return ConnectSettings(
+    settings = ConnectSettings(
         username=username,
         password=password,
         host=choose("host", host, given.host),
@@ -138,6 +142,10 @@ def resolve(
         namespace=choose("namespace", namespace, given.namespace),
         table=choose("table", table, given.table),
     )
+    if of_services:
+        found = services.find({name: environ[name] for name in of_services})
+        warnings.warn(services.warning(found), RuntimeWarning, stacklevel=3)
+    return settings
 
 
 def _fits_one_line(text: str) -> bool:

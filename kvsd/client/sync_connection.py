@@ -17,6 +17,7 @@ from kvsd.client import failures
 from kvsd.client.calls import Call, authenticate
 from kvsd.client.conversation import Conversation, Outcome
 from kvsd.client.settings import ConnectSettings
+from kvsd.client.tls import names_offered
 from kvsd.errors import ConnectionLost, Timeout, UnexpectedMessage
 
 R = TypeVar("R")
@@ -107,7 +108,7 @@ class Connection:
         except TimeoutError:
             raise failures.no_handshake(settings, self._opening_seconds) from None
         except (OSError, ValueError) as error:
-            raise failures.cannot_open(settings, error) from error
+            raise failures.cannot_open(settings, error, names_offered(settings, error)) from error
 
     def _transmit(self, request: bytes, deadline: float) -> None:
         """Send `request`, behind the greeting if that has not gone out.

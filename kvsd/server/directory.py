@@ -6,12 +6,14 @@ what is in their files.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
 from typing import Final, Self
 
 from kvsd.errors import ConfigError
+from kvsd.server.folders import make_folder
 from kvsd.server.names import TableName
 from kvsd.types import NAME
 
@@ -25,16 +27,14 @@ class DataDirectory:
         """Raises ConfigError where the folder cannot be used, is in use, or holds another program's data."""
         self.root = root
         try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(root, 0o700)
             # Never unlinked: another process could hold a lock on the file that is gone.
             self._lock = os.open(root / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigError(
-                f"cannot use the data directory {root}: {error.strerror}; check kvsd.root_dir and its permissions"
-            ) from error
+            raise _unusable(root, error) from error
         try:
             self._take()
-            self._refuse_foreign()
+            refuse_foreign(root)
         except BaseException:
             self.close()
             raise
@@ -55,13 +55,6 @@ class DataDirectory:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
-    def _refuse_foreign(self) -> None:
-        for found in sorted(self.root.rglob("*.kvsd")):
-            raise ConfigError(
-                f"{found} is a data file of the Rust program; "
-                f"import it into another folder with `kvsd import --from-kvsd-rs {found} --root-dir FOLDER`"
-            )
-
     def close(self) -> None:
         """Give up the lock."""
         os.close(self._lock)
@@ -71,6 +64,33 @@ class DataDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def refuse_foreign(root: Path) -> None:
+    """Raise ConfigError where there is a data file of the Rust program below `root`."""
+    for found in sorted(root.rglob("*.kvsd")):
+        raise ConfigError(
+            f"{found} is a data file of the Rust program; "
+            f"import it into another folder with `kvsd import --from-kvsd-rs {found} --root-dir FOLDER`"
+        )
+
+
+def check_usable(root: Path) -> None:
+    """Raise ConfigError where `root` could neither be used as a data directory nor made. Changes nothing."""
+    found = next(folder for folder in (root, *root.absolute().parents) if os.path.lexists(folder))
+    if not found.is_dir():
+        problem = errno.EEXIST if found == root else errno.ENOTDIR
+    elif not os.access(found, os.W_OK | os.X_OK):
+        problem = errno.EACCES
+    else:
+        return
+    raise _unusable(root, OSError(problem, os.strerror(problem)))
+
+
+def _unusable(root: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot use the data directory {root}: {error.strerror}; check kvsd.root_dir and its permissions"
+    )
 
 
 def folder_of(root: Path, name: TableName) -> Path:

@@ -24,8 +24,13 @@ class Loader:
         log = Log(folder, LogOptions(effective.fsync, effective.segment_bytes), medium)
         self._store = Store(log, cache_bytes=effective.cache_bytes)
 
+    def abandon(self) -> None:
+        """Have `run` raise RecoveryAbandoned within some milliseconds, even if it has not begun."""
+        self._store.recovering.abandon()
+
     def run(self) -> Store:
         """On a worker. Raises TableUnavailable where the files are gone, and what Store.recover raises."""
+        self._store.recovering.check()
         if not self._folder.is_dir() and self._name != DEFAULT_TABLE:
             # Recovery would make an empty table of it.
             raise TableUnavailable(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
@@ -27,10 +28,16 @@ from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings
 from kvsd.table.actor import TableActor
 from kvsd.table.medium import Medium
+from kvsd.table.progress import RecoveryAbandoned
 from kvsd.table.workers import Pools
 
 PATIENCE_SECONDS: Final = 0.25
 """Requests wait for so long that their table opens, as small ones do; then they are answered LOADING."""
+
+_HINTS_SECONDS: Final = 2.0
+"""A stop spends no more on hints, which only save time at the next start."""
+
+STOPPING: Final = "the server is stopping"
 
 
 class OpenTables:
@@ -63,6 +70,7 @@ class OpenTables:
         """Those with an actor or on the way to one."""
         self._placed: set[Slot] = set()
         """Those of them that count for the cap; the others wait for a place."""
+        self._loaders: set[Loader] = set()
         self._moved = asyncio.Event()
         """A place may be free, or be made so."""
 
@@ -73,13 +81,22 @@ class OpenTables:
         return len(self._open)
 
     def stop_opening(self) -> None:
-        """From now on whoever wants a table is answered TABLE_UNAVAILABLE; `end` closes those that are open."""
+        """From now on whoever wants a table is answered TABLE_UNAVAILABLE; `end` closes those that are open.
+
+        Recoveries are given up: each would take as long as its log is.
+        """
         self.stopping = True
+        for loader in self._loaders:
+            loader.abandon()
+        until = time.monotonic() + _HINTS_SECONDS
+        for table in self._open:
+            if table.actor is not None:
+                table.actor.hurry(until)
 
     def want(self, table: Slot) -> None:
         """Begin to open `table`, unless it is open or on the way to it; or refuse what waits, once the server stops."""
         if self.stopping:
-            table.refuse(lambda: TableUnavailable("the server is stopping"))
+            table.refuse(lambda: TableUnavailable(STOPPING))
         elif table.opening is None and table.actor is None:
             self._open[table] = None
             table.opening = self._loop.create_task(self._opening(table), name=f"open {table.name}")
@@ -97,6 +114,8 @@ class OpenTables:
             self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
         )
         error: KvsdError | None = None
+        is_abandoned = False
+        self._loaders.add(loader)
         try:
             await self._take_place(table)
             store = await self._loop.run_in_executor(self._loads, loader.run)
@@ -109,6 +128,8 @@ class OpenTables:
                 fsync_interval_ms=effective.fsync_interval_ms,
                 compaction=effective.compaction_options,
             )
+        except RecoveryAbandoned:
+            error, is_abandoned = TableUnavailable(STOPPING), True
         except (StorageError, TableUnavailable) as failure:
             error = failure
         except OSError as failure:
@@ -117,9 +138,11 @@ class OpenTables:
             self._reporter.critical("internal fault while a table was opened", table=str(table.name), exc_info=fault)
             error = TableUnavailable(f"table {table.name} is unavailable after an internal fault; see the server's log")
         patience.cancel()
+        self._loaders.discard(loader)
         table.opening = None
         if error is not None:
-            self._reporter.critical("a table cannot be opened", table=str(table.name), error=str(error))
+            if not is_abandoned:
+                self._reporter.critical("a table cannot be opened", table=str(table.name), error=str(error))
             self._give_up(table, error)
             return
         if store.log.torn_tail:
@@ -178,7 +201,7 @@ class OpenTables:
         """Close `table` for good, after `stop_opening`."""
         async with self.holding(table):
             if table.refusal is None:
-                table.refuse(lambda: TableUnavailable("the server is stopping"))
+                table.refuse(lambda: TableUnavailable(STOPPING))
             await self.close(table)
 
     def _ended(self, table: Slot, running: asyncio.Task[None]) -> None:

@@ -21,7 +21,7 @@ from kvsd.errors import KvsdError, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import TableName
-from kvsd.server.open_tables import PATIENCE_SECONDS, OpenTables
+from kvsd.server.open_tables import PATIENCE_SECONDS, STOPPING, OpenTables
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings, settings_from
 from kvsd.table.actor import TableActor
@@ -123,6 +123,11 @@ class Tables:
     def actors(self) -> list[TableActor]:
         """Those of the open tables."""
         return [table.actor for table in self._open_tables if table.actor is not None]
+
+    @property
+    def still_open(self) -> int:
+        """How many tables are open, or on the way to it."""
+        return len(self._open_tables)
 
     @property
     def unavailable(self) -> int:
@@ -295,7 +300,7 @@ class Tables:
 
     def _find(self, name: TableName) -> Slot:
         if self._open_tables.stopping:
-            raise TableUnavailable("the server is stopping")
+            raise TableUnavailable(STOPPING)
         table = self._tables.get(name)
         if table is None:
             raise TableNotFound(f"no table {name}")
@@ -313,7 +318,7 @@ class Tables:
 
     async def _change(self, change: Callable[[], None]) -> None:
         if self._open_tables.stopping:
-            raise TableUnavailable("the server is stopping")
+            raise TableUnavailable(STOPPING)
         await self._loop.run_in_executor(self._administration, change)
 
     def _effective(self, settings: TableSettings) -> Effective:

@@ -7,6 +7,7 @@ Must not know sockets or the configuration, nor what certificates contain.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
 
 from kvsd.errors import ConfigError
@@ -20,16 +21,19 @@ _MAX_PASSPHRASE_BYTES = 1024  # OpenSSL's own limit
 _MISMATCHES = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 
 
-def ensure_certificates(certificate: Path, key: Path, *, tls_auto: bool, listen_host: str) -> Created | None:
+def ensure_certificates(
+    certificate: Path, key: Path, *, tls_auto: bool, listen_host: str, hosts: Iterable[str] = ()
+) -> Created | None:
     """Sees that both files exist; what was made for that (the caller logs it), or None.
 
-    With `tls_auto`, and where neither file exists, makes them and a CA beside the certificate. Raises
-    ConfigError where only one of the two exists, neither does without `tls_auto`, or making them fails.
+    With `tls_auto`, and where neither file exists, makes them and a CA beside the certificate, which names
+    `listen_host` and all of `hosts`. Raises ConfigError where only one of the two exists, neither does without
+    `tls_auto`, or making them fails.
     """
     pair = Pair(certificate, key)
     # `create` also finishes what an interrupted call of it left; so with tls_auto it judges what is there.
     if tls_auto and not pair.is_complete():
-        return create(certificate, key, [listen_host])
+        return create(certificate, key, [listen_host, *hosts])
     if not pair.exists():
         raise ConfigError(
             f"neither {certificate} nor {key} exists; make them with `kvsd certs init`, or set server.tls_auto: true"

@@ -138,6 +138,11 @@ class TableActor:
         else:
             self._reporter.warning("a hint could not be written", table=self.name, path=str(path), error=str(error))
 
+    def hurry(self, until: float) -> None:
+        """The whole server stops: no hint that is not written by `until`, on the monotonic clock."""
+        if self._hints is not None:
+            self._hints.last_until = until
+
     # Settings
 
     def set_cache_bytes(self, cache_bytes: int) -> None:

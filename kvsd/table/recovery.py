@@ -40,10 +40,10 @@ def recover(
 
     A segment with a SEAL is taken from its hint where that can be believed; then damage to an entry is found by whoever
     reads it. Else every byte is checked. Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError
-    from the disk.
+    from the disk, or RecoveryAbandoned.
     """
     medium.make_directory(directory)
-    segments, superseded = _without_superseded(_open_segments(medium, directory))
+    segments, superseded = _without_superseded(_open_segments(medium, directory, progress))
     try:
         covered_through = 0
         empty: set[int] = set()
@@ -59,9 +59,9 @@ def recover(
                 unhinted.append(segment.path)
             # A compaction's output had its SEAL before it had its name: it has no torn tail.
             if segment is not segments[-1] or reader.sealed_at is not None or segment.header.generation:
-                _check_sealed(reader)
+                _check_sealed(reader, progress)
                 covered_through = reader.covered_through
-        torn = reader is not None and reader.sealed_at is None and _has_torn_tail(reader)
+        torn = reader is not None and reader.sealed_at is None and _has_torn_tail(reader, progress)
     except BaseException:
         for segment in segments:
             segment.close()
@@ -77,6 +77,7 @@ def recover(
         torn=torn,
         timestamp_us=timestamp_us,
         loose=loose,
+        progress=progress,
     )
     return settlement, unhinted
 
@@ -86,6 +87,7 @@ def _read(segment: Segment, sink: Sink, progress: RecoveryProgress, *, is_last: 
     before = progress.bytes_done
 
     def reached(offset: int) -> None:
+        progress.check()
         progress.bytes_done = before + offset
 
     loaded_to = 0
@@ -108,7 +110,7 @@ def _read(segment: Segment, sink: Sink, progress: RecoveryProgress, *, is_last: 
     return reader, False
 
 
-def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
+def _open_segments(medium: Medium, directory: Path, progress: RecoveryProgress) -> list[Segment]:
     """All segments of the table in order.
 
     Raises CorruptLog where a file is no segment or belongs to another table.
@@ -116,6 +118,7 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
     segments: list[Segment] = []
     try:
         for name in filter(parse_name, medium.names(directory)):
+            progress.check()
             segment = Segment.open(medium, directory / name)
             segments.append(segment)
             if segment.header.table_id != segments[0].header.table_id:
@@ -161,26 +164,26 @@ def _check_continues(segment: Segment, covered_through: int) -> None:
         )
 
 
-def _check_sealed(reader: SegmentReader) -> None:
+def _check_sealed(reader: SegmentReader, progress: RecoveryProgress) -> None:
     """Raises CorruptLog where a segment that has a successor is not intact to its very end."""
     path = reader.segment.path
     if reader.sealed_at is None:
         raise _corrupt(path, reader.accepted_to, reader.ended_because)
-    if _first_nonzero(reader.segment, reader.accepted_to, reader.size_bytes) is not None:
+    if _first_nonzero(reader.segment, reader.accepted_to, reader.size_bytes, progress) is not None:
         raise _corrupt(path, reader.accepted_to, "data follows the SEAL")
 
 
-def _has_torn_tail(reader: SegmentReader) -> bool:
+def _has_torn_tail(reader: SegmentReader, progress: RecoveryProgress) -> bool:
     """Whether the unsealed segment of `reader` holds bytes behind its intact entries.
 
     Raises CorruptLog where an intact header behind the damage says that the damaged place had been synced: then it
     was acknowledged, and is no interrupted append.
     """
     segment, damage = reader.segment, reader.accepted_to
-    if _first_nonzero(segment, damage, reader.size_bytes) is None:
+    if _first_nonzero(segment, damage, reader.size_bytes, progress) is None:
         return False
     mark = segment.header.mark.to_bytes(4, "big")
-    for base, data in _windows(segment, damage, reader.size_bytes, overlap=HEADER_BYTES - 1):
+    for base, data in _windows(segment, damage, reader.size_bytes, progress, overlap=HEADER_BYTES - 1):
         at = data.find(mark)
         while at >= 0:
             if header_is_intact(data, at, segment.header.mark, segment.crc_seed ^ (base + at)):
@@ -203,8 +206,11 @@ def _corrupt(path: Path, offset: int, why: str) -> CorruptLog:
     )
 
 
-def _windows(segment: Segment, start: int, end: int, *, overlap: int = 0) -> Iterator[tuple[int, bytes]]:
+def _windows(
+    segment: Segment, start: int, end: int, progress: RecoveryProgress, *, overlap: int = 0
+) -> Iterator[tuple[int, bytes]]:
     while start < end:
+        progress.check()
         data = segment.medium.read(segment.fd, min(_WINDOW_BYTES + overlap, end - start), start)
         if not data:
             return
@@ -212,9 +218,9 @@ def _windows(segment: Segment, start: int, end: int, *, overlap: int = 0) -> Ite
         start += _WINDOW_BYTES
 
 
-def _first_nonzero(segment: Segment, start: int, end: int) -> int | None:
+def _first_nonzero(segment: Segment, start: int, end: int, progress: RecoveryProgress) -> int | None:
     start = max(start, SEGMENT_HEADER_BYTES)
-    for base, data in _windows(segment, start, end):
+    for base, data in _windows(segment, start, end, progress):
         rest = data.lstrip(b"\0")
         if rest:
             return base + len(data) - len(rest)

@@ -13,6 +13,7 @@ from typing import Final
 from kvsd.table import hint
 from kvsd.table.entry import SEQ_GAP, encode_seal
 from kvsd.table.medium import Medium
+from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, parse_name, seal
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.work import RESERVE_NAME
@@ -40,6 +41,7 @@ class Settlement:
         torn: bool,
         timestamp_us: int,
         loose: bool,
+        progress: RecoveryProgress,
     ) -> None:
         """`last` is the reader that has read the last segment, None in a new table; `empty` are ids without entries;
         `superseded` are files that a compaction has replaced."""
@@ -54,10 +56,11 @@ class Settlement:
         self._empty = empty
         self._timestamp_us = timestamp_us
         self._loose = loose
+        self._progress = progress
         self._successor: SegmentHeader | None = None
 
     def run(self) -> None:
-        """Raises OSError, and CorruptLog where the disk does not give back what was just written."""
+        """Raises OSError, CorruptLog where the disk does not give back what was just written, or RecoveryAbandoned."""
         if self._successor is None:
             self._remove_leftovers()
             self._successor = self._begin() if self._last is None else self._settle(self._last)
@@ -77,7 +80,7 @@ class Settlement:
         """
         if self._last is not None:
             fd = self._last.segment.fd
-            _copy(self.medium, fd, fd, self._last.accepted_to)
+            _copy(self.medium, fd, fd, self._last.accepted_to, self._progress)
             self.medium.sync(fd)
 
     def _remove_leftovers(self) -> None:
@@ -123,7 +126,7 @@ class Settlement:
                 seq=last_seq,
                 timestamp_us=self._timestamp_us,
             )
-            self.segments[-1] = _replace_by_sealed_copy(last, seal_entry, keep_old=self.torn)
+            self.segments[-1] = _replace_by_sealed_copy(last, seal_entry, self._progress, keep_old=self.torn)
         covered_through = last_seq if last.count else old.covered_from - 1
         successor = old.successor(covered_through, last_seq, self._timestamp_us, loose=self._loose)
         return replace(successor, epoch=old.epoch + lost_numbers)
@@ -136,7 +139,9 @@ def _write_seal_again(reader: SegmentReader, at: int) -> None:
     seal(medium, fd, at, medium.read(fd, reader.accepted_to - at, at))
 
 
-def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_old: bool) -> Segment:
+def _replace_by_sealed_copy(
+    reader: SegmentReader, seal_entry: bytes, progress: RecoveryProgress, *, keep_old: bool
+) -> Segment:
     """Put a sealed copy of the accepted prefix in the place of the unsealed segment of `reader`, which stays open.
 
     A copy, since pages that a failed sync marked clean may never have reached the medium. With `keep_old`
@@ -147,7 +152,7 @@ def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_ol
     temporary = path.with_name(path.name + TEMPORARY)
     fd = medium.open(temporary, create=True)
     try:
-        _copy(medium, segment.fd, fd, reader.accepted_to)
+        _copy(medium, segment.fd, fd, reader.accepted_to, progress)
         medium.write(fd, [seal_entry], reader.accepted_to)
         medium.sync(fd)
     finally:
@@ -160,8 +165,9 @@ def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_ol
     return Segment.open(medium, path)
 
 
-def _copy(medium: Medium, source: int, target: int, size: int) -> None:
+def _copy(medium: Medium, source: int, target: int, size: int, progress: RecoveryProgress) -> None:
     for offset in range(0, size, _COPY_BYTES):
+        progress.check()
         medium.write(target, [medium.read(source, min(_COPY_BYTES, size - offset), offset)], offset)
 
 

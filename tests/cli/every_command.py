@@ -113,6 +113,7 @@ CASES: Final = {
     "certs init": Case(
         "certs init --tls-certificate FOLDER/server.pem --tls-key FOLDER/server.key", r"(FOLDER/[a-z.]+\n){4}"
     ),
+    "certs renew": Case("certs renew", r"\S+server\.pem\n"),
     "certs show": Case("certs show", r"([^\n]*\n)+"),
     "certs check": Case("certs check", r"(ok +[^\n]+\n)+"),
     "passwd": Case("passwd", r"\$argon2id\$\S+\n", given=lambda _: b"hunter2\n"),
