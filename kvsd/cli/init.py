@@ -67,8 +67,8 @@ def init(
     next_command = "kvsd serve" if folder == Path() else f"cd {shlex.quote(path_text(folder))} && kvsd serve"
     output = Output(as_json=json)
     if json:
-        names = [for_json(os.fsencode(path)) for path in files]
-        output.document({"files": names, "username": SAMPLE_USERNAME, "next": next_command})
+        made = [for_json(os.fsencode(path)) for path in files]
+        output.document({"files": made, "username": SAMPLE_USERNAME, "next": next_command})
         return
     for path in files:
         output.line(path_text(path))

@@ -42,7 +42,6 @@ sys.exit(main())
         ("ssl", ["get", "k"]),
         ("yaml", ["set", "k", "v"]),
         ("unicodedata", ["get", "absent"]),
-        ("asyncio", ["serve"]),
         ("cryptography", ["init", "new"]),
         ("difflib", ["gte"]),
     ],
