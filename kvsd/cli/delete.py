@@ -43,7 +43,7 @@ def delete(
       kvsd delete hello
       kvsd delete --json hello
       kvsd delete hello --if-version 17
-      kvsd keys -0 session: | xargs -0 kvsd delete
+      kvsd keys -0 session: | xargs -0 kvsd delete --
     """
     unwanted = [os.fsencode(key) for key in keys]
     if len(unwanted) > 1:

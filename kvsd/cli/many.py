@@ -98,6 +98,7 @@ def batch(options: ClientOptions) -> None:
       kvsd batch < steps.ndjson
       echo '{"op": "set", "key": "a", "value": "1"}' | kvsd batch
     """
+    options.output.reading("steps")
     steps = list(_documents())
     with options.connect() as client, client.batch() as together:
         for number, step in steps:

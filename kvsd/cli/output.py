@@ -71,6 +71,11 @@ class Output:
         if not self.as_json:
             _say(one_line(text))
 
+    def reading(self, what: str) -> None:
+        """Tell a person at a terminal that it is read now."""
+        if sys.stdin is not None and sys.stdin.isatty():
+            self.note(f"reading {what} from the terminal; Ctrl-D on a line of its own ends it")
+
     def summary(self, text: str, figures: Mapping[str, Json]) -> None:
         """What the data amounts to, for stderr."""
         _say(_dumped({"summary": dict(figures)}) if self.as_json else text)

@@ -75,7 +75,7 @@ def keys(
     Examples:
       kvsd keys user:
       kvsd keys --limit 10
-      kvsd keys -0 session: | xargs -0 kvsd delete
+      kvsd keys -0 session: | xargs -0 kvsd delete --
     """
     if null and options.json:
         raise UsageError("--null and --json exclude each other; give one of them")

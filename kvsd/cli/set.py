@@ -30,7 +30,7 @@ def set_(
 
     OK says that it is on disk, unless the server is configured otherwise. A condition that does not hold changes
     nothing, and the exit status is 4. A value that begins with - needs no --
-    before it, unless it is one of the options below; a key does.
+    before it, unless it is one of the options below; a key that does so needs it.
 
     \b
     Examples:

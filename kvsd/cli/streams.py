@@ -38,7 +38,7 @@ def read_stdin(limit: int, otherwise: str = "") -> bytearray:
 
 
 def read_file(path: Path, limit: int) -> bytearray:
-    """All that the file holds, at most `limit` bytes and one more. Raises OSError, and ValueError for a NUL."""
+    """All that the file holds, at most `limit` bytes and one more. Raises OSError."""
     data = bytearray()
     with path.open("rb", buffering=0) as file:
         while len(data) <= limit and (piece := _read(file.fileno(), min(_PIECE_BYTES, limit + 1 - len(data)))):

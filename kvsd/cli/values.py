@@ -5,7 +5,6 @@ Owns: these arguments, and reading what they name. Knows no command.
 
 import itertools
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -37,8 +36,7 @@ def value_of(word: str, output: Output, *, literal: bool) -> bytes:
     if literal or not (word == "-" or word.startswith("@")):
         return os.fsencode(word)
     if word == "-":
-        if sys.stdin is not None and sys.stdin.isatty():
-            output.note("reading the value from the terminal; Ctrl-D on a line of its own ends it")
+        output.reading("the value")
         return bytes(read_stdin(LARGEST_VALUE_BYTES, "; --literal stores the - itself"))
     name = word[1:]
     try:

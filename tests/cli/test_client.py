@@ -138,7 +138,7 @@ def test_options_may_come_before_the_command_of_a_group(cli: Cli, server: Runnin
 def test_options_without_a_command_or_a_meaning_are_refused(cli: Cli, arguments: list[str]) -> None:
     result = cli(*arguments)
     assert (result.status, result.out) == (2, b"")
-    assert "no such option: --hots" in result.err or "no command behind the options" in result.err
+    assert "no such option" in result.err or "no command behind the options" in result.err
 
 
 def test_a_table_may_be_named_with_its_namespace(cli: Cli, server: Running) -> None:
