@@ -1,9 +1,10 @@
 """`kvsd serve`: run the server."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -11,7 +12,7 @@ import typer
 
 from kvsd.cli.app import new_command
 from kvsd.cli.failures import CommandFailed
-from kvsd.cli.output import Output, discard_stdout
+from kvsd.cli.output import Output, as_text
 from kvsd.config import load
 
 if TYPE_CHECKING:
@@ -107,9 +108,8 @@ def serve(
 
 
 def _announce(server: "Server") -> None:
-    try:
+    # Whoever was to read the line may be gone; the clients are not.
+    with suppress(BrokenPipeError, CommandFailed):
         for address in server.addresses:
-            Output().line(server.ready_line(address))
-    except (BrokenPipeError, CommandFailed):
-        # Whoever was to read the line is gone; the clients are not.
-        discard_stdout()
+            # Its path is text of the locale.
+            Output().line(as_text(os.fsencode(server.ready_line(address))))
