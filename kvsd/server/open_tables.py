@@ -18,11 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from kvsd.errors import KvsdError, Loading, StorageError, TableUnavailable
 from kvsd.server.loading import Loader
 from kvsd.server.names import TableName
+from kvsd.server.reporting import Reporter
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings
 from kvsd.table.actor import TableActor
@@ -42,7 +41,7 @@ class OpenTables:
         effective: Callable[[TableSettings], Effective],
         pools: Pools,
         loads: Executor,
-        reporter: FilteringBoundLogger,
+        reporter: Reporter,
         *,
         max_open_tables: int,
         medium: Medium,

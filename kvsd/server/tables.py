@@ -14,14 +14,13 @@ from functools import partial, update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from structlog.typing import FilteringBoundLogger
-
 from kvsd.config import StorageSettings
 from kvsd.errors import KvsdError, TableNotFound, TableUnavailable
 from kvsd.server.catalog import Catalog, Dropped
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import TableName
 from kvsd.server.open_tables import PATIENCE_SECONDS, OpenTables
+from kvsd.server.reporting import Reporter
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings, settings_from
 from kvsd.table.actor import TableActor
@@ -83,7 +82,7 @@ class Tables:
         storage: StorageSettings,
         pools: Pools,
         dispatcher: Dispatcher,
-        reporter: FilteringBoundLogger,
+        reporter: Reporter,
         *,
         medium: Medium | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
