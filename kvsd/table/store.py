@@ -13,6 +13,7 @@ from kvsd.table import index
 from kvsd.table.budget import out_of_memory
 from kvsd.table.cache import ValueCache
 from kvsd.table.entry import HEADER_BYTES, Kind
+from kvsd.table.expiry import AT_ONCE
 from kvsd.table.index import Index, Location
 from kvsd.table.log import Log, Read
 from kvsd.table.order import KeyOrder
@@ -67,8 +68,7 @@ class Store:
 
     def __len__(self) -> int:
         """Keys that have a committed value, without those that have expired."""
-        self._expiries.advance(self.log.options.now_us())
-        return self._index.live - len(self._expiries.due)
+        return self._index.live - len(self._expiries.due) - self._expiries.behind(self.log.options.now_us())
 
     def recover(self) -> None:
         """Rebuild the index from the log.
@@ -175,21 +175,38 @@ class Store:
     @property
     def is_ordered(self) -> bool:
         """Whether `page` and `count` can be asked; else `build_order` comes first."""
-        return self._order is not None and self._order.is_built
+        return self._order is not None and self._order.is_built and not self._is_behind
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether more keys are due than are taken out of the order at once."""
+        return self._expiries.ever and self._expiries.behind(self.log.options.now_us()) > AT_ONCE
 
     def build_order(self) -> Iterator[None]:
-        """Sort the keys, a few milliseconds at each step; any other call may come between the steps."""
-        self._order = KeyOrder()
-        yield from self._order.build(self._index.keys, self._index.is_live)
+        """Sort the visible keys, a few milliseconds at each step; any other call may come between the steps."""
+        if self._order is None or not self._order.is_built:
+            due = self._expiries.due
+            self._order = KeyOrder()
+            yield from self._order.build(self._index.keys, lambda key: self._index.is_live(key) and key not in due)
+        while self._is_behind:
+            self._expire()
+            yield
+
+    def _expire(self) -> None:
+        """Have keys whose time has come leave the order, as many as there may be at once."""
+        for key in self._expiries.advance(self.log.options.now_us()):
+            if self._order is not None:
+                self._order.discard(key)
 
     def page(self, start: Key, end: Key | None, limit: int) -> tuple[list[Key], Key | None]:
         """The next committed keys in order, and where the rest starts; fewer than `limit` where some have expired."""
         assert self._order is not None
         keys = self._order.page(start, end, limit)
         rest = keys[-1] + b"\0" if len(keys) == limit else None
-        if self._expiries.times:
-            self._expiries.advance(self.log.options.now_us())
-            keys = [key for key in keys if key not in self._expiries.due]
+        times = self._expiries.times
+        if times:
+            now_us = self.log.options.now_us()
+            keys = [key for key in keys if not 0 < times.get(key, 0) <= now_us]
         return keys, rest
 
     def count(self, start: Key, end: Key | None) -> int:
@@ -197,9 +214,8 @@ class Store:
         if not start and end is None:
             return len(self)
         assert self._order is not None
-        self._expiries.advance(self.log.options.now_us())
-        due = sum(1 for key in self._expiries.due if start <= key and (end is None or key < end))
-        return self._order.count(start, end) - due
+        self._expire()
+        return self._order.count(start, end)
 
     # Writes
 
@@ -226,7 +242,7 @@ class Store:
 
     def sweep(self, limit: int) -> int:
         """Stage an EXPIRED for up to `limit` keys whose time has come; how many there were."""
-        self._expiries.advance(self.log.options.now_us())
+        self._expire()
         due = list(islice((key for key in self._expiries.due if key not in self.pending), limit))
         for key in due:
             self._stage_tombstone(Kind.EXPIRED, key)
