@@ -56,6 +56,8 @@ class Catalog:
         self._path = root / "catalog"
         self._dropped = root / "dropped"
         self._is_written = False
+        self._set_aside_at: dict[TableName, int] = {}
+        """When the files of a name were set aside last; seconds since 1970, and one more for each within one."""
         try:
             self._load()
         except OSError as error:
@@ -183,9 +185,11 @@ class Catalog:
         return [dropped for dropped in due if not dropped.folder.exists()]
 
     def _set_aside(self, name: TableName) -> None:
-        seconds = int(self._now())
+        # Behind the last one of this name: to look at each second would be a search through all of them.
+        seconds = max(int(self._now()), self._set_aside_at.get(name, 0) + 1)
         while (folder := self._dropped / f"{name.namespace}.{name.table}.{seconds}").exists():
             seconds += 1
+        self._set_aside_at[name] = seconds
         self._medium.make_directory(self._dropped)
         self._medium.sync_parents(self._dropped)
         source = self.folder(name)

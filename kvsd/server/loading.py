@@ -31,7 +31,12 @@ class Loader:
             raise TableUnavailable(
                 f"table {self._name} cannot be opened: {self._folder} is missing; restore it, or drop the table"
             )
-        self._store.recover()
+        try:
+            self._store.recover()
+        except BaseException:
+            for _ in self._store.free():
+                pass  # in slices here, too: no other thread has the interpreter while many keys go at once
+            raise
         return self._store
 
     def __str__(self) -> str:

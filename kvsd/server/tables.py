@@ -7,6 +7,7 @@ ago. Must not know sessions, what is in a table, nor how it opens and when it cl
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ class Tables:
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
         self._tables: dict[TableName, Slot] = {}
+        self._names: list[TableName] = []
+        """Of them, in order: 10,000 take 10 ms to sort."""
         self._dropped: WeakValueDictionary[TableName, Slot] = WeakValueDictionary()
         """Those that sessions still have in use: a new table of the name is what they find there."""
         self._loads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="kvsd-load")
@@ -176,13 +179,20 @@ class Tables:
 
     def list(self, namespace: str | None = None) -> Sequence[TableEntry]:
         """All tables, or those of a namespace, by name. Raises TableNotFound for an unknown namespace."""
+        return [self.entry(name) for name in self.names(namespace)]
+
+    def names(self, namespace: str | None = None) -> Sequence[TableName]:
+        """All tables, or those of a namespace, in order. Raises TableNotFound for an unknown namespace."""
         if namespace is not None and namespace not in self._catalog.namespaces:
             raise TableNotFound(f"no namespace {namespace}")
-        return [
-            _entry(table)
-            for name, table in sorted(self._tables.items())
-            if namespace is None or namespace == name.namespace
-        ]
+        return [name for name in self._names if namespace is None or namespace == name.namespace]
+
+    def entry(self, name: TableName) -> TableEntry:
+        """Raises TableNotFound."""
+        table = self._tables.get(name)
+        if table is None:
+            raise TableNotFound(f"no table {name}")
+        return _entry(table)
 
     async def dropped(self) -> Sequence[Dropped]:
         """Dropped tables whose files are still there."""
@@ -271,6 +281,7 @@ class Tables:
                         table.refuse(before if table.is_unavailable else None)
                     else:
                         self._dropped[name] = self._tables.pop(name)
+                        self._names.remove(name)
                         self._dispatcher.remove(name)
                         self._share_cache()
 
@@ -308,6 +319,7 @@ class Tables:
             table.settings, table.is_unavailable = settings, False
             table.refuse(None)
         self._tables[name] = table
+        insort(self._names, name)
         self._dispatcher.add(name, table.mailbox)
 
     async def _change(self, change: Callable[[], None]) -> None:

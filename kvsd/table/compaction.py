@@ -67,8 +67,10 @@ class Compaction:
             for segment in self.run:
                 segment.unpin()
         index, log = self.store.index, self.store.log
-        for start in range(0, len(tombstones), SLICE_RECORDS):
-            index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
+        while tombstones:
+            # The keys go with their last mention, so not with the list as a whole.
+            index.forget(tombstones[-SLICE_RECORDS:], self._numbers)
+            del tombstones[-SLICE_RECORDS:]
             yield _nothing
         log.retire(self.run)
         for number in self._numbers:

@@ -6,13 +6,15 @@ key says so here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
+from kvsd.table.memory import emptying
 from kvsd.table.order import KeyOrder
 from kvsd.types import Key
 
-AT_ONCE: Final = 2_000
-"""Keys that become due in one call: 3 ms."""
+AT_ONCE: Final = 250
+"""Keys that become due in one call: a millisecond or two."""
 
 _TIME_BYTES: Final = 8
 
@@ -39,15 +41,17 @@ class Expiries:
 
     def set(self, key: Key, expires_us: int) -> None:
         """Replace the expiry of `key`; 0 takes it away."""
-        before = self.times.pop(key, 0)
+        before = self.times.get(key, 0)
         if key in self.due:
             del self.due[key]
         elif before:
             self._order.discard(_packed(before, key))
         if expires_us:
             self.ever = True
-            self.times[key] = expires_us
+            self.times[key] = expires_us  # in place: a dict whose keys come and go is made anew at times
             self._order.add(_packed(expires_us, key))
+        elif before:
+            del self.times[key]
 
     def load(self, times: dict[Key, int]) -> None:
         """Take over what recovery has found."""
@@ -71,6 +75,12 @@ class Expiries:
     def behind(self, now_us: int) -> int:
         """How many keys are due that `advance` has not found yet."""
         return self._order.count(b"", _end(now_us))
+
+    def free(self, at_once: int) -> Iterator[None]:
+        """Let go of all keys, so many at each step."""
+        yield from emptying(self.times, at_once)
+        yield from emptying(self.due, at_once)
+        yield from self._order.free()
 
 
 def _packed(expires_us: int, key: Key) -> bytes:

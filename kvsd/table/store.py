@@ -24,6 +24,10 @@ from kvsd.table.work import Append
 from kvsd.types import Key, Value
 
 _READ_AT_ONCE_BYTES: Final = 256 << 10
+_GROUP_WRITES: Final = 1_000
+"""A group takes no more of them: with a slow disk and many writers one had 200,000, and their end took 370 ms."""
+_FREED_AT_ONCE: Final = 5_000
+"""Keys; a millisecond or two."""
 
 
 class Pending(NamedTuple):
@@ -89,6 +93,11 @@ class Store:
         if self._writes:
             return self.group
         return self.group - 1 if self.pending else 0
+
+    @property
+    def is_group_full(self) -> bool:
+        """Whether the next write should wait until the current group has been taken."""
+        return len(self._writes) >= _GROUP_WRITES
 
     def seal(self) -> bool:
         """Have the next commit close the log's segment, so that it can be compacted; False where that gains nothing."""
@@ -242,7 +251,8 @@ class Store:
 
     def sweep(self, limit: int) -> int:
         """Stage an EXPIRED for up to `limit` keys whose time has come; how many there were."""
-        self._expire()
+        if len(self._expiries.due) < limit:
+            self._expire()
         due = list(islice((key for key in self._expiries.due if key not in self.pending), limit))
         for key in due:
             self._stage_tombstone(Kind.EXPIRED, key)
@@ -324,3 +334,12 @@ class Store:
         self._writes.clear()
         self.settled_group = self.group
         self.group += 1
+
+    # The end
+
+    def free(self) -> Iterator[None]:
+        """Let go of all keys, a few at each step, once nobody uses the store: in one call 300,000 take 60 ms."""
+        yield from self._index.free(_FREED_AT_ONCE)
+        yield from self.cache.free(_FREED_AT_ONCE)
+        if self._order is not None:
+            yield from self._order.free()
