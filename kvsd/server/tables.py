@@ -170,6 +170,7 @@ class Tables:
             else:
                 for dropped in removed:
                     self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
+                    await asyncio.sleep(0)  # there may be thousands
             await asyncio.sleep(_PURGE_SECONDS)
 
     # Administration

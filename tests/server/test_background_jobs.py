@@ -6,19 +6,20 @@ machine has no part in it. Each job stands in JOBS; a place in the code that sta
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+import kvsd
 from kvsd.config import StorageSettings
 from kvsd.protocol import administration as messages
 from kvsd.server.administration import Administration
@@ -316,11 +317,14 @@ async def many_tables_opened(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> T
     return turns
 
 
-@dataclass(frozen=True)
-class Bounded:
-    """Why a place needs no measurement."""
-
-    why: str
+async def many_tables_dropped_long_ago(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Turns:
+    served = await serve()
+    for number in range(5_000):
+        (served.tables._catalog._dropped / f"default.gone-{number}.{number}").mkdir(parents=True)
+    async with measured() as turns:
+        served.tables.start()
+        await until(lambda: served.reports.lines, "nothing is removed")
+    return turns
 
 
 JOBS: dict[str, Job] = {
@@ -339,8 +343,83 @@ JOBS: dict[str, Job] = {
         many_tables_listed,
         a_catalog_that_changes,
         many_tables_opened,
+        many_tables_dropped_long_ago,
     )
 }
+
+
+STARTERS: Final = frozenset(
+    ("Thread", "add_reader", "call_at", "call_later", "call_soon", "call_soon_threadsafe", "create_task", "gather", "run_in_executor", "submit",
+     "watch")
+)  # fmt: skip
+"""Calls that have something done later or beside the caller; `Workers.run` is one, too."""
+
+PLACES: dict[str, str] = {
+    "server/authentication.py Authenticator._start": "one hash, without the interpreter",
+    "server/handshake.py Handshake.fail": "one connection is cut",
+    "server/listener.py Listener._accept_all": "one connection",
+    "server/listener.py Listener._acceptable": "one connection",
+    "server/listener.py Listener.start": "one connection at a time",
+    "server/open_tables.py OpenTables._opening": "many tables opened",
+    "server/open_tables.py OpenTables.want": "many tables opened",
+    "server/replies.py Replies._put": "one connection, up to four Requests",
+    "server/reporting.py LimitedReporter._has_room": "as many lines as there are kinds",
+    "server/server.py _serve.stop": "the process ends",
+    "server/session.py Session._go_on": "one connection",
+    "server/session.py Session._set_timer": "one connection",
+    "server/session.py Session._take_credentials": "one connection",
+    "server/slot.py Slot.knock": "one mailbox",
+    "server/stderr.py Stderr.__init__": "system calls only",
+    "server/tables.py Tables._change": "a catalog that changes",
+    "server/tables.py Tables._purge": "many tables dropped long ago",
+    "server/tables.py Tables.dropped": "many tables listed",
+    "server/tables.py Tables.start": "many tables dropped long ago",
+    "server/tables.py Tables.stop": "the server stops",
+    "server/tables.py _to_its_end.whole": "a catalog that changes",
+    "table/actor.py TableActor._plan_sweep": "keys that expire together",
+    "table/actor.py TableActor._sort_keys": "first scan",
+    "table/actor.py TableActor._start_reads": "one Request",
+    "table/actor.py TableActor._warm": "one value",
+    "table/actor.py TableActor.call_later": "compaction",
+    "table/actor.py TableActor.run_step": "compaction",
+    "table/actor.py TableActor.set_cache_bytes": "a cache that shrinks",
+    "table/committer.py Committer._check_room": "system calls only",
+    "table/committer.py Committer._committed": "system calls only",
+    "table/committer.py Committer._start_resume": "system calls only",
+    "table/committer.py Committer.start": "a long commit",
+    "table/committer.py Committer.sync": "system calls only",
+    "table/compactor.py Compactor._done": "compaction",
+    "table/hint_writer.py HintWriter.add": "hints",
+    "table/workers.py Workers.call": "system calls only",
+    "table/workers.py Workers.run": "for others in this list",
+}
+"""Where something is started that the server does by itself: the job that measures it, or why none needs to."""
+
+
+def test_every_place_that_starts_something_is_measured_or_has_a_reason() -> None:
+    package = Path(kvsd.__file__).parent
+    found = {
+        f"{path.relative_to(package)} {name}"
+        for folder in ("server", "table")
+        for path in (package / folder).rglob("*.py")
+        for name in starting_functions(ast.parse(path.read_text()))
+    }
+    assert found == set(PLACES)
+    assert set(JOBS) - {"expiries set over and over", "one large value for many small ones"} <= {
+        *PLACES.values(), "a table that goes", "a table that is recovered"
+    }  # fmt: skip
+
+
+def starting_functions(node: ast.AST, outer: tuple[str, ...] = ()) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        inner = outer
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = (*outer, child.name)
+        elif isinstance(child, ast.Call) and isinstance(child.func, ast.Attribute):
+            name, target = child.func.attr, ast.unparse(child.func.value)
+            if name in STARTERS or (name == "run" and target.endswith("_workers")):
+                yield ".".join(outer)
+        yield from starting_functions(child, inner)
 
 
 @pytest.mark.slow
