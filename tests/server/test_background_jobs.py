@@ -349,8 +349,8 @@ JOBS: dict[str, Job] = {
 
 
 STARTERS: Final = frozenset(
-    ("Thread", "add_reader", "call_at", "call_later", "call_soon", "call_soon_threadsafe", "create_task", "gather", "run_in_executor", "submit",
-     "watch")
+    ("Thread", "add_reader", "call_at", "call_later", "call_soon", "call_soon_threadsafe", "create_task", "gather",
+     "run_in_executor", "submit", "watch")
 )  # fmt: skip
 """Calls that have something done later or beside the caller; `Workers.run` is one, too."""
 
