@@ -36,6 +36,7 @@ class Stderr(io.TextIOBase):
         self._held_bytes = 0
         self._lost = 0
         self._is_writing = False
+        self._is_cut = False
         # Of a kind that its own thread may take twice: a signal handler may write, too.
         self._changed = threading.Condition(threading.RLock())
         threading.Thread(target=self._write_all, name="kvsd-stderr", daemon=True).start()
@@ -67,6 +68,7 @@ class Stderr(io.TextIOBase):
             self._changed.wait_for(lambda: not (self._texts or self._is_writing or self._lost), seconds)
 
     def _write_all(self) -> None:
+        failed = 0  # since the last text that could be written
         while True:
             with self._changed:
                 self._is_writing = False
@@ -78,15 +80,20 @@ class Stderr(io.TextIOBase):
                 if not texts:
                     lost, self._lost = self._lost, 0
             for data in texts:
-                self._write(data)
+                if not self._write(data):
+                    failed += 1
+                else:
+                    lost, failed = lost + failed, 0
                 with self._changed:
                     self._held_bytes -= len(data)
             if lost:
                 self.on_loss(lost)
 
-    def _write(self, data: bytes) -> None:
-        """Write `data` however long that takes. Where it fails (a reader that has gone, a full disk) it is lost."""
-        view = memoryview(data)
+    def _write(self, data: bytes) -> bool:
+        """Write `data` however long that takes; False where it fails (a reader that has gone, a full disk)."""
+        # What was written in part ends its line first.
+        view = memoryview(b"\n" + data if self._is_cut else data)
+        size = len(view)
         while view:
             try:
                 view = view[os.write(self._fd, view) :]
@@ -95,7 +102,10 @@ class Stderr(io.TextIOBase):
                 waiting.register(self._fd, select.POLLOUT)
                 waiting.poll()
             except OSError:
-                return
+                self._is_cut = self._is_cut or len(view) < size
+                return False
+        self._is_cut = False
+        return True
 
 
 @contextlib.contextmanager

@@ -26,8 +26,10 @@ from kvsd.server.administration import Administration
 from kvsd.server.catalog import MAX_TABLES, Catalog
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import DEFAULT_TABLE, TableName
+from kvsd.server.slot import MAILBOX_REQUESTS
 from kvsd.server.table_settings import TableSettings
 from kvsd.server.tables import Tables
+from kvsd.server.translation import encode_result
 from kvsd.table import index
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
@@ -317,6 +319,23 @@ async def many_tables_opened(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> T
     return turns
 
 
+async def many_requests_turned_away(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Turns:
+    """A full mailbox of a table that cannot be opened, and what its sessions make of the answers."""
+    served = await serve()
+    served.tables._catalog.folder(T).rmdir()
+
+    def encode(future: asyncio.Future[list[Result]]) -> None:
+        for result in future.result():
+            encode_result(result)
+
+    requests = [served.request([Get(b"k")] * 200) for _ in range(MAILBOX_REQUESTS)]
+    for request in requests:
+        request.future.add_done_callback(encode)
+    async with measured() as turns:
+        await requests[-1].future
+    return turns
+
+
 async def many_tables_dropped_long_ago(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Turns:
     served = await serve()
     for number in range(5_000):
@@ -344,6 +363,7 @@ JOBS: dict[str, Job] = {
         a_catalog_that_changes,
         many_tables_opened,
         many_tables_dropped_long_ago,
+        many_requests_turned_away,
     )
 }
 
@@ -368,7 +388,8 @@ PLACES: dict[str, str] = {
     "server/session.py Session._go_on": "one connection",
     "server/session.py Session._set_timer": "one connection",
     "server/session.py Session._take_credentials": "one connection",
-    "server/slot.py Slot.knock": "one mailbox",
+    "server/slot.py Slot.knock": "many requests turned away",
+    "server/slot.py Slot.turn_away": "many requests turned away",
     "server/stderr.py Stderr.__init__": "system calls only",
     "server/tables.py Tables._change": "a catalog that changes",
     "server/tables.py Tables._purge": "many tables dropped long ago",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -161,6 +162,30 @@ def test_without_a_descriptor_stderr_stays_what_it_is(monkeypatch: pytest.Monkey
     before = sys.stderr
     with never_blocking():
         assert sys.stderr is before
+
+
+def test_what_a_full_disk_has_swallowed_is_counted_once_there_is_room(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [5]
+    write = os.write
+
+    def write_or_fail(fd: int, data: bytes) -> int:
+        if fd == pipe[1] and full[0]:
+            full[0] -= 1
+            if full[0] == 4:
+                return write(fd, bytes(data)[:3])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", write_or_fail)
+    monkeypatch.setattr(sys, "stderr", stream := Stderr(pipe[1]))
+    make_reporter(LogLevel.INFO, LogFormat.JSON)
+    for number in range(5):
+        stream.write(f"line {number}\n")
+    cut, line, lost = read_until(pipe[0], b"}\n").splitlines()
+    assert (cut, line) == (b"lin", b"line 4")
+    assert json.loads(lost)["count"] == 4
 
 
 # The server as a process
