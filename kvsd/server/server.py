@@ -26,6 +26,7 @@ from structlog.typing import FilteringBoundLogger
 from kvsd.config import Config
 from kvsd.errors import ConfigError
 from kvsd.protocol.decoder import Limits
+from kvsd.server import stderr
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, insecure_users
 from kvsd.server.catalog import Catalog
@@ -35,7 +36,7 @@ from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.listener import Listener, bind
 from kvsd.server.names import DEFAULT_TABLE
-from kvsd.server.reporting import make_reporter
+from kvsd.server.reporting import LimitedReporter, make_reporter
 from kvsd.server.session import Services, Session
 from kvsd.server.tables import Tables
 from kvsd.server.tls import ensure_certificates, server_context
@@ -67,9 +68,10 @@ class Server:
         """The CA that clients should trust, where it lies beside the server's certificate."""
         self.recovered_ms = 0
         self.dispatcher = Dispatcher()
-        self._reporter = reporter
+        self._reporter = LimitedReporter(reporter)
         self._loop = asyncio.get_running_loop()
         self._owned = contextlib.AsyncExitStack()
+        self._owned.callback(self._reporter.end_minute)
         self._sockets: list[socket.socket] = []
         self.tables: Tables
         self._services: Services
@@ -341,6 +343,7 @@ async def _serve(config: Config, on_ready: Callable[[Server], None]) -> None:
 
     def give_up() -> None:
         reporter.critical("the disk does not answer; stopping without it")
+        stderr.drain()
         os._exit(1)
 
     def stop(number: int) -> None:
@@ -348,6 +351,7 @@ async def _serve(config: Config, on_ready: Callable[[Server], None]) -> None:
         if stopping.is_set():
             # Everything acknowledged is on disk; a thread that hangs in a sync would keep sys.exit waiting.
             reporter.warning("stopping at once", signal=name)
+            stderr.drain()
             os._exit(128 + number)
         reporter.info("draining", signal=name)
         loop.call_later(config.server.drain_timeout_seconds + _DISK_GRACE_SECONDS, give_up)
