@@ -23,7 +23,7 @@ from kvsd.server.dropped import Dropped
 from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.table_settings import TableSettings
 from kvsd.table.known import KnownLog, traces
-from kvsd.table.medium import Medium
+from kvsd.table.medium import LostFile, Medium
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, parse_name, table_id_in
 from kvsd.table.settlement import begin_log
 
@@ -35,6 +35,12 @@ MAX_TABLES: Final = 10_000
 
 _READING: Final = Medium()
 """For a look at what is there; what must last goes through the catalog's own."""
+
+
+_ADVICE: Final = (
+    "the tables are served as before, and none is created, changed or dropped: put the file back; or, to go on with "
+    "what is there, restart the server"
+)
 
 
 class Notice(NamedTuple):
@@ -67,6 +73,10 @@ class Catalog:
         self._dropped = root / "dropped"
         self._is_written = False
         """Whether the medium is certain to have `contents`, but for what may be forgotten."""
+        self._file = b""
+        """What the file has, as it was read or written last."""
+        self._stamp: tuple[int, ...] = ()
+        """That of the file when it was last seen to have this."""
         self._root_at: tuple[int, int] | None = None
         try:
             self._load()
@@ -76,7 +86,8 @@ class Catalog:
     def _load(self) -> None:
         self._root_at = _place_of(self.root)
         if self._path.exists():
-            self.contents = Contents.decode(self._path.read_bytes(), self._path)
+            self._file = self._path.read_bytes()
+            self.contents = Contents.decode(self._file, self._path)
             self._is_written = True
             return
         found = folders_in(self.root)
@@ -218,6 +229,25 @@ class Catalog:
         if name == DEFAULT_TABLE:
             raise Conflict(f"table {name} cannot be dropped")
 
+    def check(self) -> None:
+        """Raises LostFile where the file is not what was read or written last: somebody else had his hands in it."""
+        if not self._file:
+            return  # there is none yet
+        try:
+            stamp = self._medium.stamp(self._path)
+            if stamp != self._stamp and self._read() != self._file:
+                raise LostFile(self._path, "was changed by somebody else")
+        except LostFile as error:
+            raise LostFile(self._path, error.what, _ADVICE) from error
+        self._stamp = stamp
+
+    def _read(self) -> bytes:
+        fd = self._medium.open(self._path)
+        try:
+            return self._medium.read(fd, len(self._file) + 1, 0)
+        finally:
+            self._medium.close(fd)
+
     # Folders
 
     def _begin(self, name: TableName) -> KnownLog:
@@ -276,6 +306,7 @@ class Catalog:
     ) -> list[Dropped]:
         """Remove the files of tables that were dropped longer ago; returns whose. What could not be removed is told to
         `failed`, and tried anew next time."""
+        self._check_root()
         removed: list[Dropped] = []
         for due in self.dropped():
             if due.is_marked and due.seconds + keep_seconds <= self._now():
@@ -293,15 +324,18 @@ class Catalog:
         new = self._path.with_name("catalog.new")
         try:
             self._check_root()
+            self.check()
             fd = self._medium.open(new, create=True)
             try:
-                self._medium.write(fd, [contents.encode()], 0)
+                file = contents.encode()
+                self._medium.write(fd, [file], 0)
                 self._medium.sync(fd)
             finally:
                 self._medium.close(fd)
             self._medium.rename(new, self._path)
         except OSError as error:
             raise _failed(error) from error
+        self._file, self._stamp = file, ()
         try:
             self._medium.sync_directory(self.root)
         except OSError as error:

@@ -14,6 +14,7 @@ from kvsd.server.table_settings import Effective
 from kvsd.table.known import KnownLog
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.medium import Medium
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.store import Store
 
 
@@ -40,12 +41,19 @@ class Loader:
     """How far the recovery of a table is; `str()` is the percentage."""
 
     def __init__(
-        self, name: TableName, folder: Path, known: KnownLog | None, effective: Effective, medium: Medium
+        self,
+        name: TableName,
+        folder: Path,
+        known: KnownLog | None,
+        effective: Effective,
+        medium: Medium,
+        open_segments: OpenSegments,
     ) -> None:
         self._name = name
         self._folder = folder
         self._known = known
-        log = Log(folder, LogOptions(effective.fsync, effective.segment_bytes), medium, known)
+        options = LogOptions(effective.fsync, effective.segment_bytes)
+        log = Log(folder, options, medium, known, open_segments=open_segments)
         self._store = Store(log, cache_bytes=effective.cache_bytes)
 
     def run(self) -> Store:

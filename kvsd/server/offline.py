@@ -23,6 +23,7 @@ from kvsd.table.entry import Record
 from kvsd.table.index import Block
 from kvsd.table.known import KnownLog
 from kvsd.table.log import Log, LogOptions
+from kvsd.table.medium import Medium
 from kvsd.table.store import Store
 from kvsd.types import Key, Value
 
@@ -43,14 +44,14 @@ def write(
     written before an error stays.
     """
     with DataDirectory(root) as directory:
-        catalog = Catalog(directory.root)
+        catalog = Catalog(directory.root, directory.medium)
         catalog.settle()
         if name.namespace not in catalog.namespaces:
             catalog.create_namespace(name.namespace)
         if name not in catalog.tables:
             catalog.create_table(name)
         check_folder(name, catalog.folder(name), catalog.known(name))
-        log = Log(catalog.folder(name), options or LogOptions(), known=catalog.known(name))
+        log = Log(catalog.folder(name), options or LogOptions(), directory.medium, catalog.known(name))
         store = Store(log, cache_bytes=0)
         try:
             store.recover()
@@ -94,13 +95,13 @@ def restored(root: Path) -> Iterator[Restored]:
     if not root.is_dir():
         raise ConfigError(f"there is no data folder {root}; name the one that was restored")
     with DataDirectory(root) as directory:
-        catalog = Catalog(directory.root)
+        catalog = Catalog(directory.root, directory.medium)
         catalog.settle()
         logs: dict[TableName, KnownLog] = {}
         for name in sorted(catalog.tables):
             known = catalog.known(name)
             try:
-                logs[name] = log = _restore(name, catalog.folder(name), known)
+                logs[name] = log = _restore(name, catalog.folder(name), known, directory.medium)
             except (StorageError, TableUnavailable) as error:
                 yield Restored(name, 0, False, error)
             except OSError as failure:
@@ -112,9 +113,9 @@ def restored(root: Path) -> Iterator[Restored]:
         catalog.remember(logs)
 
 
-def _restore(name: TableName, folder: Path, known: KnownLog | None) -> KnownLog:
+def _restore(name: TableName, folder: Path, known: KnownLog | None, medium: Medium) -> KnownLog:
     check_folder(name, folder, known)
-    log = Log(folder, LogOptions(), known=known)
+    log = Log(folder, LogOptions(), medium, known)
     try:
         log.recover(_Nobody(), restored=True)
         if not log.is_settled:

@@ -6,6 +6,7 @@ it, nor when hints are written. A hint is derived: losing one costs time, never 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -57,10 +58,9 @@ def size_bytes(entries: int, key_bytes: int) -> int:
 
 
 def discard(medium: Medium, segment: Path) -> None:
-    """Remove the hint of a segment that is about to be removed, if it has one."""
-    path = path_of(segment)
-    if path.name in medium.names(path.parent):
-        medium.unlink(path)
+    """Remove the hint of a segment that is being removed, if it has one."""
+    with contextlib.suppress(FileNotFoundError):
+        medium.unlink(path_of(segment))
 
 
 def leftovers(names: Iterable[str]) -> list[str]:
@@ -214,9 +214,9 @@ def _equal(size_bytes: int, count: int) -> struct.Struct:
 def write(medium: Medium, path: Path, pause: Callable[[], bool] = lambda: False) -> bool:
     """Put a hint beside the sealed segment at `path`; False where it can have none, or `pause` says True: stop.
 
-    `pause` is called after every quarter of a millisecond of work. Raises CorruptLog where the segment is not intact
-    up to a SEAL, UnsupportedFormat, or OSError: also where there is little room, which values need more. No hint
-    appears then.
+    `pause` is called after every quarter of a millisecond of work. False, too, where the segment was removed meanwhile.
+    Raises CorruptLog where the segment is not intact up to a SEAL, UnsupportedFormat, or OSError: also where there is
+    little room, which values need more. No hint appears then.
     """
     segment = Segment.open(medium, path)
     try:
@@ -244,6 +244,10 @@ def _write(segment: Segment, pause: Callable[[], bool]) -> bool:
         if is_whole:
             medium.rename(temporary, path)
             is_named = True
+            if not medium.exists(segment.path):
+                # A compaction was faster. It looks for the hint once its segment is gone, so one of the two sees it.
+                discard(medium, segment.path)
+                return False
             medium.sync_directory(path.parent)
     finally:
         if not is_named:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -52,10 +52,12 @@ def recover(
 
     A segment with a SEAL is taken from its hint where that can be believed; then damage to an entry is found by whoever
     reads it. Else every byte is checked. Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError
-    from the disk. A log that is not the `known` one, or that once reached further than it does, is refused, too, but
-    not where it is said to be `restored`: then no number that may have been seen is given again.
+    from the disk; `directory` is held from here on in any case. A log that is not the `known` one, or that once reached
+    further than it does, is refused, too, but not where it is said to be `restored`: then no number that may have been
+    seen is given again.
     """
     medium.make_directory(directory)
+    medium.hold_folder(directory)
     segments, superseded = _without_superseded(_open_segments(medium, directory))
     if not segments:
         _check_new(directory, medium.names(directory), known)
@@ -66,8 +68,8 @@ def recover(
         empty: set[int] = set()
         unhinted: list[Path] = []
         reader: SegmentReader | None = None
-        progress.bytes_total = sum(medium.size(segment.fd) for segment in segments)
-        for before, segment in pairwise([None, *segments]):
+        progress.bytes_total = sum(segment.size_bytes for segment in segments)
+        for before, segment in pairwise(chain([None], _each_open(segments))):
             assert segment is not None
             _check_continues(segment, before, covered_through)
             reader, is_hinted = _read(segment, sink, progress, is_last=segment is segments[-1])
@@ -139,6 +141,7 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
     try:
         for name in filter(parse_name, medium.names(directory)):
             segment = Segment.open(medium, directory / name)
+            segment.park()  # there may be more than descriptors
             segments.append(segment)
             if segment.header.table_id != segments[0].header.table_id:
                 raise CorruptLog(f"{segment.path}: the segment belongs to another table", str(segment.path), 0)
@@ -147,6 +150,16 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
             segment.close()
         raise
     return segments
+
+
+def _each_open(segments: list[Segment]) -> Iterator[Segment]:
+    """One after the other; the last stays open, for whoever settles it."""
+    for segment in segments[:-1]:
+        with segment.opened():
+            yield segment
+    for segment in segments[-1:]:
+        segment.reopen()
+        yield segment
 
 
 def _check_new(directory: Path, names: list[str], known: KnownLog | None) -> None:

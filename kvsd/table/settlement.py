@@ -14,6 +14,7 @@ from typing import Final
 from kvsd.table import hint
 from kvsd.table.entry import SEQ_GAP, encode_seal
 from kvsd.table.known import DROPPED_NAME, TORN
+from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, parse_name, seal
 from kvsd.table.segment_reader import SegmentReader
@@ -29,6 +30,8 @@ class Settlement:
     """
 
     may_have_lost_committed: Final = False
+    is_cut: Final = True
+    """As of a Resume: nothing was written that was not committed."""
 
     def __init__(
         self,
@@ -63,6 +66,11 @@ class Settlement:
         self._loose = loose
         self._successor: SegmentHeader | None = None
 
+    @property
+    def last_seq(self) -> int:
+        """The highest number that was found; 0 in a new table."""
+        return 0 if self._last is None else self._last.end_seq
+
     def run(self) -> None:
         """Raises OSError, and CorruptLog where the disk does not give back what was just written."""
         if self._successor is None:
@@ -80,12 +88,18 @@ class Settlement:
     def keep(self) -> None:
         """Where there is no room to settle: make sure that what is read meanwhile is not lost either.
 
-        Written again in its place, as a copy would be, for the sake of pages that a failed sync marked clean.
+        Written again in its place, as a copy would be, for the sake of pages that a failed sync marked clean. Where
+        there is no room even for that, as on file systems that copy on write, what was acknowledged is as safe as it
+        was, and reads go on.
         """
         if self._last is not None:
             fd = self._last.segment.fd
-            _copy(self.medium, fd, fd, self._last.accepted_to)
-            self.medium.sync(fd)
+            try:
+                _copy(self.medium, fd, fd, self._last.accepted_to)
+                self.medium.sync(fd)
+            except OSError as error:
+                if limit_of(error) is None:
+                    raise
 
     def _remove_leftovers(self) -> None:
         """What interrupted creations left; the mark of a drop that was taken back; and the reserve, whose room a full
@@ -165,6 +179,7 @@ def _write_seal_again(reader: SegmentReader, at: int) -> None:
     once there is a successor, that would be corruption."""
     medium, fd = reader.segment.medium, reader.segment.fd
     seal(medium, fd, at, medium.read(fd, reader.accepted_to - at, at))
+    reader.segment.size_bytes = reader.accepted_to
 
 
 def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_old: bool) -> Segment:
@@ -183,6 +198,7 @@ def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_ol
         medium.sync(fd)
     finally:
         medium.close(fd)
+    segment.check(0)  # by now, it may be something else that would be replaced
     if keep_old:
         _set_aside(medium, path)
         medium.sync_directory(path.parent)

@@ -39,6 +39,7 @@ class Unmovable(Medium):
     """A folder on another file system, a mount point, or one where we may not write."""
 
     def __init__(self, number: int) -> None:
+        super().__init__()
         self.number = number
 
     def rename(self, old: Path, new: Path) -> None:
