@@ -100,11 +100,13 @@ def serve(
     # Imported here: the server brings asyncio, cryptography and structlog along.
     from kvsd.server.process import serve as serve_until_stopped
     from kvsd.server.reporting import make_reporter
+    from kvsd.server.stderr import never_blocking
 
-    reporter = make_reporter(settings.server.log_level, settings.server.log_format)
-    for warning in settings.warnings:
-        reporter.warning(warning)
-    serve_until_stopped(settings, _announce, _STOP_SIGNALS)
+    with never_blocking():
+        reporter = make_reporter(settings.server.log_level, settings.server.log_format)
+        for warning in settings.warnings:
+            reporter.warning(warning)
+        serve_until_stopped(settings, _announce, _STOP_SIGNALS)
 
 
 def _announce(server: "Server") -> None:

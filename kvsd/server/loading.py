@@ -64,7 +64,12 @@ class Loader:
         """On a worker. Raises TableUnavailable where the files are gone, and what Store.recover raises."""
         self._store.recovering.check()
         check_folder(self._name, self._folder, self._known)
-        self._store.recover()
+        try:
+            self._store.recover()
+        except BaseException:
+            for _ in self._store.free():
+                pass  # in slices here, too: no other thread has the interpreter while many keys go at once
+            raise
         return self._store
 
     def __str__(self) -> str:

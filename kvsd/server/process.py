@@ -18,6 +18,7 @@ from typing import Any, Final
 from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import Config
+from kvsd.server import stderr
 from kvsd.server.reporting import make_reporter
 from kvsd.server.server import Server
 
@@ -51,6 +52,7 @@ async def _serve(config: Config, on_ready: Callable[[Server], None], stop_signal
             return
         if server.open_tables:
             reporter.critical("the disk does not answer; stopping without it")
+        stderr.drain()
         # A thread that hangs would keep sys.exit waiting.
         os._exit(1 if server.open_tables else 0)
 
@@ -59,6 +61,7 @@ async def _serve(config: Config, on_ready: Callable[[Server], None], stop_signal
         if stopping.is_set():
             # Everything acknowledged is on disk; a thread that hangs in a sync would keep sys.exit waiting.
             reporter.warning("stopping at once", signal=name)
+            stderr.drain()
             os._exit(128 + number)
         reporter.info("draining", signal=name)
         loop.call_later(config.server.drain_timeout_seconds, look_at_disk, math.inf)

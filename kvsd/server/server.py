@@ -36,7 +36,7 @@ from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.listener import Listener, bind
 from kvsd.server.names import DEFAULT_TABLE
-from kvsd.server.reporting import make_reporter
+from kvsd.server.reporting import LimitedReporter, make_reporter
 from kvsd.server.session import Services, Session
 from kvsd.server.tables import Tables
 from kvsd.server.tls import ensure_certificates, server_context
@@ -63,9 +63,10 @@ class Server:
         """The CA that clients should trust, where it lies beside the server's certificate."""
         self.recovered_ms = 0
         self.dispatcher = Dispatcher()
-        self._reporter = reporter
+        self._reporter = LimitedReporter(reporter)
         self._loop = asyncio.get_running_loop()
         self._owned = contextlib.AsyncExitStack()
+        self._owned.callback(self._reporter.end_minute)
         self._sockets: list[socket.socket] = []
         self.tables: Tables
         self._services: Services

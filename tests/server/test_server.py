@@ -319,6 +319,8 @@ async def test_a_hard_descriptor_limit_below_the_connections_is_told_and_leaves_
     server = await start(max_tcp_connections=5_000)
     assert 100 < server._listener.max_connections < 900
     reports.take("a new data folder")
+    reports.take("a new log is begun")
+    assert reports.take("too few descriptors for kvsd.max_open_tables; raise `ulimit -n`")["max_open_tables"] == 256
     [(level, event, fields)] = reports.lines
     assert level == "warning"
     assert "raise `ulimit -n`" in event
