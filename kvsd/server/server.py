@@ -129,8 +129,8 @@ class Server:
             self._sockets = await aside(partial(bind, settings.listen_host, settings.listen_port, settings.backlog))
             for listening in self._sockets:
                 self._owned.callback(listening.close)
-            connections = self._affordable_connections(descriptors)
-            self.tables = self._make_tables(directory, self._share_of_tables(descriptors, connections))
+            connections, share = self._divide(descriptors)
+            self.tables = self._make_tables(directory, share)
             self._owned.push_async_callback(self.tables.stop)
             self._services = self._make_services(authenticator)
             self._listener = Listener(
@@ -239,32 +239,24 @@ class Server:
         and one for each further segment."""
         return 2 * self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
 
-    def _share_of_tables(self, descriptors: float, connections: int) -> TableShare:
-        wanted = self.config.storage.max_open_tables
-        share = share_of_tables(descriptors - len(os.listdir("/dev/fd")) - connections, wanted)
-        if share.tables < wanted:
-            self._reporter.warning(
-                "too few descriptors for kvsd.max_open_tables; raise `ulimit -n`",
-                descriptors=descriptors,
-                tables=share.tables,
-                max_open_tables=wanted,
-            )
-        return share
-
-    def _affordable_connections(self, descriptors: float) -> int:
-        """As many as configured, or as leave the tables some of the process's `descriptors`."""
-        wanted = self.config.server.max_tcp_connections
+    def _divide(self, descriptors: float) -> tuple[int, TableShare]:
+        """As many connections as configured, or as leave the tables some of the process's `descriptors`; and their
+        share."""
+        wanted, tables_wanted = self.config.server.max_tcp_connections, self.config.storage.max_open_tables
         free = descriptors - len(os.listdir("/dev/fd"))
-        affordable = max(free - self._spare_descriptors, free // 2, 1)
-        if affordable >= wanted:
-            return wanted
-        self._reporter.warning(
-            "too few descriptors for server.max_tcp_connections; raise `ulimit -n`",
-            descriptors=descriptors,
-            connections=affordable,
-            max_tcp_connections=wanted,
-        )
-        return int(affordable)
+        connections = int(min(wanted, max(free - self._spare_descriptors, free // 2, 1)))
+        share = share_of_tables(free - connections, tables_wanted)
+        if connections < wanted or share.tables < tables_wanted:
+            setting = "server.max_tcp_connections" if connections < wanted else "kvsd.max_open_tables"
+            self._reporter.warning(
+                f"too few descriptors for {setting}; raise `ulimit -n`",
+                descriptors=descriptors,
+                connections=connections,
+                max_tcp_connections=wanted,
+                tables=share.tables,
+                max_open_tables=tables_wanted,
+            )
+        return connections, share
 
     def _make_services(self, authenticator: Authenticator) -> Services:
         settings, storage = self.config.server, self.config.storage
