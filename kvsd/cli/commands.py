@@ -28,7 +28,10 @@ _FAMILIES: Final = {
         **dict.fromkeys(("mget", "mset", "batch"), "many"),
     },
     "Tables": {name: name for name in ("table", "namespace", "compact")},
-    "Setting up": {"import": "import_", **{name: name for name in ("sizing", "config", "certs", "passwd", "version")}},
+    "Setting up": {
+        "import": "import_",
+        **{name: name for name in ("restored", "sizing", "config", "certs", "passwd", "version")},
+    },
 }
 """Family → command → module. A module that has several keeps them in `apps`, by name; else it is its `app`."""
 

@@ -10,7 +10,7 @@ from kvsd.cli import commands
 from .conftest import Cli
 
 COMMANDS = [
-    *("init", "serve", "set", "get", "delete", "ping", "sizing", "passwd", "version"),
+    *("init", "serve", "set", "get", "delete", "ping", "sizing", "restored", "passwd", "version"),
     *("config show", "config check", "certs init", "certs show", "certs check"),
 ]
 CLIENT_COMMANDS = ["set", "get", "delete", "ping"]
