@@ -107,6 +107,11 @@ CASES: Final = {
     "namespace drop": Case("namespace drop NAME", "OK\n", setup=("namespace create NAME",)),
     "compact": Case("compact NAME", _FIGURES, setup=("table create NAME",)),
     "import": Case(f"import --from-kvsd-rs {GOLDEN} --root-dir FOLDER", "OK imported keys: 147\n"),
+    "restored": Case(
+        "restored FOLDER",
+        r"OK default/default: versions go on above \d+\n",
+        setup=(f"import --from-kvsd-rs {GOLDEN} --root-dir FOLDER",),
+    ),
     "sizing": Case("sizing --keys 10", r"([^\n]+\n)+"),
     "config show": Case("config show", r"([a-z_.]+\t[^\t\n]*\t[^\t\n]*\n)+"),
     "config check": Case("config check", r"OK \S+config\.yaml\n"),
