@@ -92,7 +92,7 @@ def restored(root: Path) -> Iterator[Restored]:
     Raises ConfigError where the directory is in use or is not one, or its catalog is damaged; ReadOnly where the
     catalog cannot be written.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         raise ConfigError(f"there is no data folder {root}; name the one that was restored")
     with DataDirectory(root.absolute()) as directory:
         catalog = Catalog(directory.root, directory.medium)
