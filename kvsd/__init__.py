@@ -7,41 +7,40 @@ imported when it is first asked for, since every command of the shell passes thr
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
-from kvsd.errors import (
-    AuthenticationError,
-    Busy,
-    CannotConnect,
-    CertificateError,
-    ClientUnusable,
-    ConfigError,
-    Conflict,
-    ConnectionLost,
-    ConnectionRefused,
-    CorruptLog,
-    Forbidden,
-    Gone,
-    InternalError,
-    InvalidKey,
-    InvalidValue,
-    KvsdError,
-    Loading,
-    ProtocolError,
-    ReadOnly,
-    RequestError,
-    StorageError,
-    TableNotFound,
-    TableUnavailable,
-    Timeout,
-    UnexpectedMessage,
-    UnsupportedFormat,
-)
-from kvsd.types import Entry
-
+TYPE_CHECKING = False  # which type checkers take for true; `typing` takes longer to import than all of this
 if TYPE_CHECKING:
     from kvsd import aio, config, server
     from kvsd.client.sync import Client, connect
+    from kvsd.errors import (
+        AuthenticationError,
+        Busy,
+        CannotConnect,
+        CertificateError,
+        ClientUnusable,
+        ConfigError,
+        Conflict,
+        ConnectionLost,
+        ConnectionRefused,
+        CorruptLog,
+        Forbidden,
+        Gone,
+        InternalError,
+        InvalidKey,
+        InvalidValue,
+        KvsdError,
+        Loading,
+        ProtocolError,
+        ReadOnly,
+        RequestError,
+        StorageError,
+        TableNotFound,
+        TableUnavailable,
+        Timeout,
+        UnexpectedMessage,
+        UnsupportedFormat,
+    )
+    from kvsd.types import Entry
 
 __version__ = "0.1.0"
 
@@ -87,9 +86,14 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         match name:
-            case "aio" | "config" | "server":
+            case "aio" | "config" | "errors" | "server":
                 return import_module(f"kvsd.{name}")
             case "Client" | "connect":
-                return getattr(import_module("kvsd.client.sync"), name)
+                module = "kvsd.client.sync"
+            case "Entry":
+                module = "kvsd.types"
+            case _ if name in __all__:
+                module = "kvsd.errors"
             case _:
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals().setdefault(name, getattr(import_module(module), name))

@@ -1,12 +1,14 @@
 """`kvsd certs`: make, show and check certificates."""
 
+import os
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
 from kvsd.cli.app import ConfigOption, JsonOption, new_group
-from kvsd.cli.output import Output
+from kvsd.cli.interrupts import tidied_up
+from kvsd.cli.output import Output, for_json, path_text
 from kvsd.cli.settings import load_settings
 from kvsd.config import Config
 from kvsd.errors import ConfigError
@@ -23,6 +25,7 @@ app = new_group("Make, show and check the server's certificate and its local CA.
 
 
 @app.command()
+@tidied_up()
 def init(
     host: Annotated[
         list[str] | None,
@@ -35,8 +38,8 @@ def init(
 ) -> None:
     """Make a server certificate, and a CA beside it where there is none.
 
-    It is valid for localhost, 127.0.0.1, ::1, the configured listen host and each --host. Nothing is overwritten: to
-    renew a certificate, move it and its key away first.
+    It is valid for localhost, 127.0.0.1, ::1, the configured listen host and each --host. Nothing is overwritten:
+    `kvsd certs renew` renews a certificate.
 
     \b
     Examples:
@@ -51,11 +54,49 @@ def init(
 
     created = create(certificate, key, [settings.server.listen_host, *(host or ())])
     if json:
-        output.document({"files": [str(file) for file in created.files], "ca": str(created.ca)})
+        files = [for_json(os.fsencode(file)) for file in created.files]
+        output.document({"files": files, "ca": for_json(os.fsencode(created.ca))})
         return
     for file in created.files:
-        output.line(str(file))
-    output.note(f"made these files; clients on other machines need a copy of {created.ca}, and of nothing else")
+        output.line(path_text(file))
+    ca = path_text(created.ca)
+    output.note(f"made these files; clients on other machines need a copy of {ca}, and of nothing else")
+
+
+@app.command()
+@tidied_up()
+def renew(
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", metavar="NAME", help="A further name or address of the server; may be repeated."),
+    ] = None,
+    config: ConfigOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Replace the server's certificate by one that is valid for longer, or for further names.
+
+    The key and the CA stay as they are, so clients need nothing new. A server that runs uses the new certificate once
+    it is restarted.
+
+    \b
+    Examples:
+      kvsd certs renew
+      kvsd certs renew --host db.example.net
+    """
+    output = Output(as_json=json)
+    settings = _load(config, tls_certificate, tls_key, output)
+    certificate, key = _pair(settings)
+    # Imported here: it brings cryptography along.
+    from kvsd.server.certificates import renew as renew_certificate
+
+    end = renew_certificate(certificate, key, [settings.server.listen_host, *(host or ())])
+    if json:
+        output.document({"files": [for_json(os.fsencode(certificate))], "not_after": end.isoformat()})
+        return
+    output.line(path_text(certificate))
+    output.note(f"renewed it, until {end:%Y-%m-%d}; restart the server, which uses the old one until then")
 
 
 @app.command()
@@ -81,7 +122,7 @@ def show(
     for number, path in enumerate([certificate] if ca is None else [certificate, ca]):
         found = inspect(path)
         facts = {
-            "certificate": str(found.path),
+            "certificate": path_text(found.path),
             "subject": found.subject,
             "issuer": found.issuer,
             "names": ", ".join(found.names) or "none",
@@ -92,7 +133,7 @@ def show(
         if json:
             output.document(
                 {
-                    "certificate": str(found.path),
+                    "certificate": for_json(os.fsencode(found.path)),
                     "subject": found.subject,
                     "issuer": found.issuer,
                     "names": list(found.names),

@@ -1,11 +1,13 @@
 """`kvsd config`: which settings hold, and where they come from."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 from kvsd.cli.app import ConfigOption, JsonOption, new_group
-from kvsd.cli.output import Output, on_terminal, print_table
+from kvsd.cli.output import Output, for_json, on_terminal, path_text, print_table
 from kvsd.cli.settings import load_settings
 from kvsd.config import SETTINGS, USERS, Config
 
@@ -38,12 +40,15 @@ def show(config: ConfigOption = None, json: JsonOption = False) -> None:
         print_table(["setting", "value", "from"], _in_sections(_rows(settings)))
     else:
         for row in _rows(settings):
-            output.line("\t".join(row))
+            output.line(*row)
 
 
 @app.command()
 def check(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Check the config file and the environment; prints OK, or what is wrong and where.
+    """Check all that a server would refuse to start with; prints OK, or what is wrong and where.
+
+    That is the config file and the environment, and the certificates, passwords, folders and addresses that they name.
+    Nothing is changed. What a start would only warn of is a warning here.
 
     \b
     Examples:
@@ -52,15 +57,31 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     """
     output = Output(as_json=json)
     settings = load_settings(config, output, file_required=True)
-    if json:
-        output.document({"file": str(settings.path), "status": "OK"})
+    file = settings.path
+    assert file is not None  # required
+    # Imported here: it brings the server along.
+    from kvsd.server import dry_run
+
+    if _is_for_clients_alone(settings):
+        output.note("it has settings for clients alone; no server could start with it")
     else:
-        output.line(f"OK {settings.path}")
+        for warning in dry_run.check(settings):
+            output.warning(warning)
+    if json:
+        output.document({"file": for_json(os.fsencode(file)), "status": "OK"})
+    else:
+        output.line(f"OK {path_text(file)}")
+
+
+def _is_for_clients_alone(config: Config) -> bool:
+    """Whether nothing but what clients need is set, as on a machine without a server."""
+    return {name.partition(".")[0] for name, origin in config.origins.items() if origin != "default"} == {"client"}
 
 
 def _rows(config: Config) -> Iterator[_Row]:
     for name, setting in SETTINGS.items():
-        yield _Row(name, setting.shown(config.value(name)), config.origins[name])
+        value = config.value(name)
+        yield _Row(name, setting.shown(path_text(value) if isinstance(value, Path) else value), config.origins[name])
     users = ", ".join(user.username for user in config.storage.users) or "(none)"
     yield _Row(USERS, users, config.origins[USERS])
 

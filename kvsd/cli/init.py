@@ -10,7 +10,8 @@ import typer
 
 from kvsd.cli.app import JsonOption, new_command
 from kvsd.cli.failures import CommandFailed
-from kvsd.cli.output import Output
+from kvsd.cli.interrupts import tidied_up
+from kvsd.cli.output import Output, for_json, path_text
 from kvsd.config import DEFAULT_HOST, FILE_NAME, SAMPLE_USERNAME, render
 
 app = new_command()
@@ -19,22 +20,29 @@ _PASSWORD_BYTES: Final = 24
 
 
 @app.command("init")
+@tidied_up()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where; made if it is missing.")] = Path(),
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", metavar="NAME", help="A name that clients connect by; may be repeated."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Write a config.yaml and certificates for a new server.
 
     They go into FOLDER, by default this one. The password in config.yaml is random, and only its owner can read the
-    file. Nothing is ever overwritten; certificates that are there already stay.
+    file. Nothing is ever overwritten; certificates that are there already stay. New ones are valid on this machine, and
+    for each --host.
 
     \b
     Examples:
       kvsd init
-      kvsd init /etc/kvsd
+      kvsd init /etc/kvsd --host db.example.net
     """
     # Imported here: they bring cryptography along.
     from kvsd.server.authentication import hash_password
+    from kvsd.server.folders import make_folder
     from kvsd.server.tls import ensure_certificates
 
     password = secrets.token_urlsafe(_PASSWORD_BYTES)
@@ -42,14 +50,18 @@ def init(
     config = folder / FILE_NAME
     certificates = folder / "certs"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(config, "x", opener=_for_owner_only) as file:
+        make_folder(folder)
+        with open(config, "x", encoding="utf-8", opener=_for_owner_only) as file:
             try:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
                 created = ensure_certificates(
-                    certificates / "server.pem", certificates / "server.key", tls_auto=True, listen_host=DEFAULT_HOST
+                    certificates / "server.pem",
+                    certificates / "server.key",
+                    tls_auto=True,
+                    listen_host=DEFAULT_HOST,
+                    hosts=host or (),
                 )
             except BaseException:
                 config.unlink()  # or the next run would refuse to do the rest
@@ -61,15 +73,20 @@ def init(
     except OSError as error:
         raise CommandFailed(f"cannot write {error.filename or config}: {error.strerror}; name another folder") from None
 
-    files = [str(config), *(map(str, created.files) if created else ())]
-    next_command = "kvsd serve" if folder == Path() else f"cd {shlex.quote(str(folder))} && kvsd serve"
+    files = [config, *(created.files if created else ())]
+    next_command = "kvsd serve" if folder == Path() else f"cd {shlex.quote(path_text(folder))} && kvsd serve"
     output = Output(as_json=json)
+    if created is None and host:
+        names = " ".join(f"--host {shlex.quote(name)}" for name in host)
+        output.warning(f"the certificate that was there already stays; `kvsd certs renew {names}` adds names to it")
     if json:
-        output.document({"files": [*files], "username": SAMPLE_USERNAME, "next": next_command})
+        made = [for_json(os.fsencode(path)) for path in files]
+        output.document({"files": made, "username": SAMPLE_USERNAME, "next": next_command})
         return
-    for name in files:
-        output.line(name)
-    output.note(f"made these files; {config} holds the password of the user {SAMPLE_USERNAME}, so keep it private")
+    for path in files:
+        output.line(path_text(path))
+    holder = path_text(config)
+    output.note(f"made these files; {holder} holds the password of the user {SAMPLE_USERNAME}, so keep it private")
     output.note(f"next: {next_command}")
 
 

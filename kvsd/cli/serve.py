@@ -1,13 +1,18 @@
 """`kvsd serve`: run the server."""
 
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from kvsd.cli.app import new_command
 from kvsd.cli.failures import CommandFailed
-from kvsd.cli.output import Output, discard_stdout
+from kvsd.cli.output import Output, as_text
 from kvsd.config import load
 
 if TYPE_CHECKING:
@@ -15,8 +20,26 @@ if TYPE_CHECKING:
 
 app = new_command()
 
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """End the command in order where it is told to stop before the server sees to signals itself.
+
+    Without a handler such a signal ends it as an error, and the first process of a container never hears it.
+    """
+    # Raising ends whatever is under way; nothing that comes before the server minds.
+    handlers = {number: signal.signal(number, lambda *_: sys.exit(0)) for number in _STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
 
 @app.command("serve")
+@_stopped_by_signals()
 def serve(
     config: Annotated[
         Path | None,
@@ -49,7 +72,8 @@ def serve(
 ) -> None:
     """Run the server.
 
-    It runs until SIGINT, SIGTERM or SIGQUIT, and then finishes what is in flight; a second signal stops it at once.
+    It runs until SIGINT, SIGTERM or SIGQUIT, or until its terminal goes away, and then finishes what is in flight; a
+    second signal stops it at once. SIGHUP is ignored otherwise.
 
     Prints one line "kvsd ready on HOST:PORT ..." for each address once clients can connect. Logs go to stderr.
 
@@ -74,19 +98,20 @@ def serve(
         file_required=True,
     )
     # Imported here: the server brings asyncio, cryptography and structlog along.
+    from kvsd.server.process import serve as serve_until_stopped
     from kvsd.server.reporting import make_reporter
-    from kvsd.server.server import serve as serve_until_stopped
+    from kvsd.server.stderr import never_blocking
 
-    reporter = make_reporter(settings.server.log_level, settings.server.log_format)
-    for warning in settings.warnings:
-        reporter.warning(warning)
-    serve_until_stopped(settings, _announce)
+    with never_blocking():
+        reporter = make_reporter(settings.server.log_level, settings.server.log_format)
+        for warning in settings.warnings:
+            reporter.warning(warning)
+        serve_until_stopped(settings, _announce, _STOP_SIGNALS)
 
 
 def _announce(server: "Server") -> None:
-    try:
+    # Whoever was to read the line may be gone; the clients are not.
+    with suppress(BrokenPipeError, CommandFailed):
         for address in server.addresses:
-            Output().line(server.ready_line(address))
-    except (BrokenPipeError, CommandFailed):
-        # Whoever was to read the line is gone; the clients are not.
-        discard_stdout()
+            # Its path is text of the locale.
+            Output().line(as_text(os.fsencode(server.ready_line(address))))

@@ -17,6 +17,7 @@ from kvsd.client.calls import Call, authenticate
 from kvsd.client.conversation import Conversation
 from kvsd.client.readable import is_readable
 from kvsd.client.settings import ConnectSettings
+from kvsd.client.tls import names_offered
 from kvsd.client.turns import Turns
 from kvsd.errors import KvsdError
 
@@ -97,7 +98,10 @@ class Connection(asyncio.BufferedProtocol):
                 case TimeoutError():
                     raise failures.no_handshake(settings, seconds) from None
                 case OSError() | ValueError():
-                    raise failures.cannot_open(settings, error) from error
+                    names: tuple[str, ...] = ()
+                    if isinstance(error, ssl.SSLCertVerificationError):
+                        names = await asyncio.to_thread(names_offered, settings, error)
+                    raise failures.cannot_open(settings, error, names) from error
                 case _:
                     raise
         return connection

@@ -1,15 +1,17 @@
 """What can go wrong between a client and its server, in words.
 
 Owns: the typed error and the text for each way in which opening a connection or waiting for a reply can fail. Knows
-nothing of who waits or how; never quotes what a peer has sent.
+nothing of who waits or how; never quotes what a peer has sent, but for the names in a certificate that is trusted.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kvsd.client.tls import WRONG_NAME
 from kvsd.errors import (
     AuthenticationError,
     CannotConnect,
@@ -30,26 +32,26 @@ if TYPE_CHECKING:
 _NOT_YET_VALID = 9
 _EXPIRED = 10
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
-_WRONG_NAME = frozenset({62, 64})
+
+# No word of turning TLS off: whoever listens there would be sent the password next.
+_WHERE_TO_LOOK = (
+    "check host and port against the line `kvsd ready on ...` of the server, whose tls=on says that it does"
+)
 
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 
 
-def cannot_open(settings: ConnectSettings, error: OSError | ValueError) -> CannotConnect:
-    """For an error of resolving the host, connecting, or the TLS handshake."""
+def cannot_open(settings: ConnectSettings, error: OSError | ValueError, names: Sequence[str] = ()) -> CannotConnect:
+    """For an error of resolving the host, connecting, or the TLS handshake; `names` are those of the certificate."""
     match error:
         case ssl.SSLCertVerificationError():
-            return CertificateError(_untrusted(settings, error))
+            return CertificateError(_untrusted(settings, error, names))
         case ssl.SSLEOFError() | ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
             return CannotConnect(
-                f"the server at {settings.address} closed the connection during the handshake; "
-                "if it runs without TLS, use --disable-tls (disable_tls=True)"
+                f"the server at {settings.address} closed the connection during the handshake; {_WHERE_TO_LOOK}"
             )
         case ssl.SSLError(reason=str() as reason) if reason in _NOT_TLS:
-            return CannotConnect(
-                f"the server at {settings.address} does not speak TLS; "
-                "if that is meant to be, use --disable-tls (disable_tls=True)"
-            )
+            return CannotConnect(f"what listens at {settings.address} does not speak TLS; {_WHERE_TO_LOOK}")
         case ssl.SSLError():
             # Only those that OpenSSL raised have a reason.
             why: object = getattr(error, "reason", None) or error
@@ -204,16 +206,20 @@ def _fate(may_be_applied: bool) -> str:
     return _MAYBE if may_be_applied else ""
 
 
-def _untrusted(settings: ConnectSettings, error: ssl.SSLCertVerificationError) -> str:
+def _untrusted(settings: ConnectSettings, error: ssl.SSLCertVerificationError, names: Sequence[str]) -> str:
     who = f"the certificate of {settings.address}"
     match error.verify_code:
         case code if code in _UNKNOWN_AUTHORITY:
             trusted = f"the CA file {settings.ca}" if settings.ca else "any authority that this system trusts"
             return f"{who} was not signed by {trusted}; pass the CA that signed it with --ca FILE (ca=)"
-        case code if code in _WRONG_NAME:
-            return f"{who} is not made out to {settings.host}; connect by a name that it holds, or renew it"
+        case code if code in WRONG_NAME:
+            only = f", only to {', '.join(names)}" if names else ""
+            return (
+                f"{who} is not made out to {settings.host}{only}; connect by a name that it holds, or add this one on "
+                f"the server with `kvsd certs renew --host {settings.host}` and restart it"
+            )
         case code if code == _EXPIRED:
-            return f"{who} has expired; renew it on the server (`kvsd certs check` tells more)"
+            return f"{who} has expired; renew it on the server with `kvsd certs renew` and restart it"
         case code if code == _NOT_YET_VALID:
             return f"{who} is not valid yet; check the clocks of both machines"
         case _:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Final, TypeVar, cast
 
-from kvsd.config import SETTINGS, ClientSettings
+from kvsd.config import SETTINGS, ClientSettings, services
 from kvsd.errors import AuthenticationError, ConfigError
 from kvsd.types import NAME, Address
 from kvsd.url import Url
@@ -108,11 +109,13 @@ def resolve(
     """Settings from the arguments, then the URL, then the environment, then the defaults.
 
     The variables are those of the config section `client`: KVSD_CLIENT_HOST or KVSD_HOST, and so on. An empty one
-    counts as not set, and one that an argument or the URL overrides is not looked at.
+    counts as not set, and one that an argument or the URL overrides is not looked at. One that Kubernetes or Docker set
+    for a service is passed over with a RuntimeWarning.
 
     Raises ConfigError for a value that cannot work, AuthenticationError where no user name or no password is given.
     """
     given = Url() if url is None else parse_url(url)
+    of_services: set[str] = set()
 
     def choose(name: str, argument: T | None, in_url: T | None) -> T:
         if argument is not None:
@@ -120,6 +123,7 @@ def resolve(
         if in_url is not None:
             return in_url
         setting = SETTINGS[f"client.{name}"]
+        of_services.update(name for name in setting.environment if services.is_address(name, environ.get(name, "")))
         # Casts: a setting's parser and its default are of the type that its argument has.
         for variable, text in setting.variables(environ):
             try:
@@ -135,7 +139,7 @@ def resolve(
             f"no {'user name' if username is None else 'password'} was given; pass username= and password=, "
             "put them into the URL, or set KVSD_USERNAME and KVSD_PASSWORD"
         )
-    return ConnectSettings(
+    settings = ConnectSettings(
         username=username,
         password=password,
         host=choose("host", host, given.host),
@@ -149,6 +153,10 @@ def resolve(
         namespace=choose("namespace", namespace, given.namespace),
         table=choose("table", table, given.table),
     )
+    if of_services:
+        found = services.find({name: environ[name] for name in of_services})
+        warnings.warn(services.warning(found), RuntimeWarning, stacklevel=3)
+    return settings
 
 
 def shown(value: object) -> str:

@@ -19,6 +19,7 @@ from kvsd.client.calls import Call, authenticate, most_demanding
 from kvsd.client.conversation import Conversation, Outcome
 from kvsd.client.readable import is_readable
 from kvsd.client.settings import ConnectSettings
+from kvsd.client.tls import names_offered
 from kvsd.errors import KvsdError
 
 R = TypeVar("R")
@@ -131,7 +132,7 @@ class Connection:
         except TimeoutError:
             raise failures.no_handshake(settings, self._opening_seconds) from None
         except (OSError, ValueError) as error:
-            raise failures.cannot_open(settings, error) from error
+            raise failures.cannot_open(settings, error, names_offered(settings, error)) from error
 
     def _connect(self, endpoints: list[Endpoint]) -> socket.socket:
         """A connection to the first address that takes one; each has an equal share of the time that is left.

@@ -6,13 +6,43 @@ means for the user is told by `failures`.
 
 from __future__ import annotations
 
+import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kvsd.errors import ConfigError
 
 if TYPE_CHECKING:
     from kvsd.client.settings import ConnectSettings
+
+
+WRONG_NAME: Final = frozenset({62, 64})
+"""OpenSSL's numbers (x509_vfy.h) for a host name and an address that a certificate does not hold."""
+
+_MAX_NAMES: Final = 20
+
+
+def names_offered(settings: ConnectSettings, error: BaseException) -> tuple[str, ...]:
+    """The names in the server's certificate, where `error` says that it is made out to none that was asked for.
+
+    Takes another handshake, since a failed one does not give the certificate away; it is verified but for the name, and
+    nothing is sent. Blocks up to the connect timeout; where it fails there are no names.
+    """
+    if not isinstance(error, ssl.SSLCertVerificationError) or error.verify_code not in WRONG_NAME:
+        return ()
+    context = client_context(settings)
+    assert context is not None
+    context.check_hostname = False
+    try:
+        with (
+            socket.create_connection((settings.host, settings.port), settings.connect_timeout_seconds) as plain,
+            context.wrap_socket(plain, server_hostname=settings.host) as connection,
+        ):
+            certificate = connection.getpeercert() or {}
+    except (OSError, ValueError):
+        return ()
+    names = certificate.get("subjectAltName", ())
+    return tuple(str(pair[1]) for pair in names[:_MAX_NAMES])
 
 
 def client_context(settings: ConnectSettings) -> ssl.SSLContext | None:

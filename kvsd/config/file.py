@@ -6,7 +6,8 @@ other sources. Importing it costs what reading YAML costs: see document.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -23,12 +24,14 @@ _USER_KEYS: Final[Mapping[str, Callable[[str], str]]] = {
 }
 
 
-def from_file(data: bytes, name: str, folder: Path) -> tuple[dict[str, Chosen], list[str]]:
+def from_file(
+    data: bytes, name: str, folder: Path, overridden: Collection[str] = ()
+) -> tuple[dict[str, Chosen], list[str]]:
     """What the file `data` sets, and warnings about keys without effect.
 
     `name` is what messages call the file; relative paths start at `folder`. A key without a value counts as
-    not there. Raises ConfigError for an unknown or duplicate key and for a value of the wrong kind or out of
-    range.
+    not there, and so does one that is `overridden`. Raises ConfigError for an unknown or duplicate key and for a
+    value of the wrong kind or out of range.
     """
     chosen: dict[str, Chosen] = {}
     warnings: list[str] = []
@@ -44,7 +47,10 @@ def from_file(data: bytes, name: str, folder: Path) -> tuple[dict[str, Chosen], 
             raise ConfigError(
                 f"{origin}: {setting} is not read from a file; set {variable(setting)} in the environment"
             )
-        elif (text := _text(setting, node, name)) is not None:
+        elif setting not in overridden and (text := _text(setting, node, name)) is not None:
+            if SETTINGS[setting].parse is values.path:
+                # The file is UTF-8, and names what has these bytes, whatever the locale.
+                text = os.fsdecode(text.encode("utf-8", "surrogatepass"))
             chosen[setting] = parsed(SETTINGS[setting], text, origin, folder)
     return chosen, warnings
 
@@ -100,7 +106,9 @@ def _user(where: str, node: Node, name: str) -> User:
     if "username" not in given:
         raise ConfigError(f"{name}:{node.line}: {where}.username is missing")
     try:
-        return User(**given)
+        return User(
+            username=given["username"], password_hash=given.get("password_hash"), password=given.get("password")
+        )
     except ValueError as error:
         raise ConfigError(f"{name}:{node.line}: {where} {error}") from None
 

@@ -7,10 +7,11 @@ server's settings. Must not know what a setting means, nor how a file is written
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from kvsd.config import services
 from kvsd.config.chosen import Chosen, did_you_mean, parsed
 from kvsd.config.search import VARIABLES, Found, find
 from kvsd.config.settings import (
@@ -23,8 +24,10 @@ from kvsd.config.settings import (
     Config,
     ServerSettings,
     StorageSettings,
+    User,
     variable,
 )
+from kvsd.config.template import SAMPLE_PASSWORD
 from kvsd.errors import DEBUG_VARIABLE, ConfigError
 
 _FOLLOWS: Final = {
@@ -42,6 +45,15 @@ _CALLED: Final[Mapping[str, object]] = {
 """What a client calls where a server listens on a wildcard, or on a port that is picked anew at each start."""
 
 _DEFAULT: Final = "default"
+_ENVIRONMENT: Final = "environment "
+
+_PREFIX: Final = "KVSD_"
+
+_EXPECTED: Final = {
+    "KVSD_URL": "; URLs are for the Python clients, here set KVSD_HOST, KVSD_PORT, KVSD_USERNAME, KVSD_PASSWORD, "
+    "KVSD_NAMESPACE and KVSD_TABLE"
+}
+"""Variables that one may expect, and what to set instead."""
 
 _FOREIGN_PREFIXES: Final = ("KVSD_TEST_", "KVSD_BENCH_")
 
@@ -59,31 +71,36 @@ def load(
     `path` is what --config says. `flags` maps settings ("server.listen_port") to the flag's name and value;
     the value None is a flag that was not given. `environ` is os.environ by default. An empty variable counts
     as not set, and so does a key of the file without a value. Relative paths in the file and in defaults
-    start at the file's folder, all others at `cwd`, by default the working directory. Every value is checked,
-    even one that another overrides.
+    start at the file's folder, all others at `cwd`, by default the working directory. A value that a flag overrides is
+    not looked at; every other one is checked, even if the environment overrides it.
+
+    Where the file has no users and the environment says both a user name and a password for clients, that is the user.
 
     Raises ConfigError: the file cannot be read, or has an unknown or duplicate key; a value is of the wrong
     kind or out of range; there is no file and `file_required` says that one is needed.
     """
     environ = os.environ if environ is None else environ
-    cwd = Path.cwd() if cwd is None else cwd
+    cwd = _working_folder() if cwd is None else cwd
     found = find(path, environ, cwd)
     if file_required and found.path is None:
         raise ConfigError(
             f"no config file: {'; '.join(found.skipped) or 'there is no config.yaml in this folder'}. "
             "Write one with `kvsd init`, or name one with --config or KVSD_CONFIG"
         )
-    in_file, file_warnings = _from_file(found, cwd)
+    from_flags = _from_flags(flags or {}, cwd)
+    in_file, file_warnings = _from_file(found, cwd, from_flags)
     chosen = (
         _defaults(cwd if found.path is None else found.path.parent)
         | in_file
-        | _from_environment(environ, cwd)
-        | _from_flags(flags or {}, cwd)
+        | _from_environment(environ, cwd, from_flags)
+        | from_flags
     )
     for follower, leader in _FOLLOWS.items():
         value, origin = chosen[leader]
         if chosen[follower].origin == _DEFAULT and origin != _DEFAULT:
             chosen[follower] = Chosen(_CALLED.get(str(value), value), f"{leader}, {origin}")
+
+    _name_user(chosen)
 
     # Any: a field's type and its parser's result are tied where the setting is declared.
     arguments: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
@@ -102,6 +119,15 @@ def load(
     return config
 
 
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the working directory cannot be found: {error.strerror}; it may have been deleted: change to another"
+        ) from None
+
+
 def _defaults(folder: Path) -> dict[str, Chosen]:
     chosen = {USERS: Chosen((), _DEFAULT)}
     for name, setting in SETTINGS.items():
@@ -110,23 +136,49 @@ def _defaults(folder: Path) -> dict[str, Chosen]:
     return chosen
 
 
-def _from_file(found: Found, cwd: Path) -> tuple[dict[str, Chosen], list[str]]:
+def _from_file(found: Found, cwd: Path, overridden: Collection[str]) -> tuple[dict[str, Chosen], list[str]]:
     if found.path is None:
         return {}, []
     # Imported here: reading YAML costs 10 ms, which a command without a file saves.
     from kvsd.config.file import from_file
 
-    name = found.path.relative_to(cwd) if found.path.is_relative_to(cwd) else found.path
-    return from_file(found.data, str(name), found.path.parent)
+    name = str(found.path.relative_to(cwd) if found.path.is_relative_to(cwd) else found.path)
+    chosen, warnings = from_file(found.data, name, found.path.parent, overridden)
+    if found.is_public and _holds_secret(chosen):
+        warnings.append(f"{name}: every user of this machine can read it, and it holds a password; `chmod 600 {name}`")
+    return chosen, warnings
 
 
-def _from_environment(environ: Mapping[str, str], cwd: Path) -> dict[str, Chosen]:
+def _holds_secret(in_file: Mapping[str, Chosen]) -> bool:
+    """Whether there is a password or a hash, but for those of the sample, which everybody knows."""
+    values = {name: in_file[name].value for name in in_file}
+    username, password, users = values.get("client.username"), values.get("client.password"), values.get(USERS, ())
+    assert isinstance(users, tuple)
+    return password not in {None, SAMPLE_PASSWORD} or any(
+        user.password not in {None, SAMPLE_PASSWORD}
+        or (user.password_hash is not None and (username, password) != (user.username, SAMPLE_PASSWORD))
+        for user in users
+    )
+
+
+def _from_environment(environ: Mapping[str, str], cwd: Path, overridden: Collection[str]) -> dict[str, Chosen]:
     chosen: dict[str, Chosen] = {}
     for name, setting in SETTINGS.items():
+        if name in overridden:
+            continue
         # Backwards: the first name has the last word.
         for known, text in reversed(setting.variables(environ)):
-            chosen[name] = parsed(setting, text, f"environment {known}", cwd)
+            chosen[name] = parsed(setting, text, f"{_ENVIRONMENT}{known}", cwd)
     return chosen
+
+
+def _name_user(chosen: dict[str, Chosen]) -> None:
+    """Make the server's user of what the environment tells clients, where there is no other."""
+    username, password = chosen["client.username"], chosen["client.password"]
+    if chosen[USERS].value or not all(given.origin.startswith(_ENVIRONMENT) for given in (username, password)):
+        return
+    user = User(username=str(username.value), password=str(password.value), from_environment=True)
+    chosen[USERS] = Chosen((user,), f"{username.origin} and {password.origin.removeprefix(_ENVIRONMENT)}")
 
 
 def _from_flags(flags: Mapping[str, tuple[str, object]], cwd: Path) -> dict[str, Chosen]:
@@ -139,13 +191,24 @@ def _from_flags(flags: Mapping[str, tuple[str, object]], cwd: Path) -> dict[str,
 
 def _useless_variables(environ: Mapping[str, str]) -> Iterator[str]:
     """A warning for each variable that looks like ours and sets nothing."""
-    known = {*VARIABLES, DEBUG_VARIABLE, *(name for setting in SETTINGS.values() for name in setting.environment)}
+    of_services = services.find(environ)
+    if of_services:
+        yield services.warning(of_services)
+    known = {*VARIABLES, DEBUG_VARIABLE}
+    for setting in SETTINGS.values():
+        known.update(setting.environment, setting.file_environment)
     ignored = {variable(name): f"{name} {reason}" for name, reason in IGNORED.items()}
-    for name in sorted(environ):
+    for name in sorted(set(environ) - set(of_services)):
         if name in ignored:
             yield f"environment {name}: {ignored[name]}"
-        elif name.startswith("KVSD_") and name not in known and not name.startswith(_FOREIGN_PREFIXES):
-            yield f"environment {name}: sets nothing{did_you_mean(name, known)}"
+        elif name.startswith(_PREFIX) and name not in known and not name.startswith(_FOREIGN_PREFIXES):
+            yield f"environment {name}: sets nothing{_EXPECTED.get(name) or _nearest(name, known)}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The nearest of `known`, as the end of a sentence; their common prefix makes none near."""
+    suggested = did_you_mean(name.removeprefix(_PREFIX), (other.removeprefix(_PREFIX) for other in known))
+    return suggested.replace("did you mean ", f"did you mean {_PREFIX}")
 
 
 def _check_together(config: Config) -> None:

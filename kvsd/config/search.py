@@ -26,6 +26,8 @@ class Found:
 
     path: Path | None = None
     data: bytes = b""
+    is_public: bool = False
+    """Every user of the machine can read it."""
     skipped: tuple[str, ...] = ()
 
 
@@ -43,15 +45,15 @@ def find(path: Path | None, environ: Mapping[str, str], cwd: Path) -> Found:
     Raises ConfigError: a file that was asked for by name cannot be read, or a file is larger than 1 MiB.
     """
     if path is not None:
-        return Found(cwd / path, _read_named(cwd / path, "flag --config"))
+        return Found(cwd / path, *_read_named(cwd / path, "flag --config"))
     for variable in VARIABLES:
         if text := environ.get(variable):
-            return Found(cwd / text, _read_named(cwd / text, f"environment {variable}"))
+            return Found(cwd / text, *_read_named(cwd / text, f"environment {variable}"))
     skipped: list[str] = []
     for place, trusted in ((cwd / FILE_NAME, False), (_personal(environ), True)):
         try:
             if place is not None:
-                return Found(place, _read(place, trusted=trusted), tuple(skipped))
+                return Found(place, *_read(place, trusted=trusted), tuple(skipped))
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, _UntrustedError) as error:
@@ -69,7 +71,7 @@ def _personal(environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def _read_named(path: Path, origin: str) -> bytes:
+def _read_named(path: Path, origin: str) -> tuple[bytes, bool]:
     try:
         return _read(path, trusted=True)
     except OSError as error:
@@ -78,15 +80,17 @@ def _read_named(path: Path, origin: str) -> bytes:
         ) from None
 
 
-def _read(path: Path, *, trusted: bool) -> bytes:
+def _read(path: Path, *, trusted: bool) -> tuple[bytes, bool]:
+    """What the file holds, and whether everybody can read it."""
     # The checks are of the open file, which nobody can exchange any more.
     with open(path, "rb", opener=None if trusted else _open_at_once) as file:
+        status = os.fstat(file.fileno())
         if not trusted:
-            _check(os.fstat(file.fileno()), path.lstat().st_uid)
+            _check(status, path.lstat().st_uid)
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
         raise ConfigError(f"{path}: the file is larger than {MAX_FILE_BYTES} bytes; is it a kvsd config file?")
-    return data
+    return data, stat.S_ISREG(status.st_mode) and bool(status.st_mode & stat.S_IROTH)
 
 
 def _open_at_once(path: str, flags: int) -> int:

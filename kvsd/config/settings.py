@@ -14,8 +14,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
-from kvsd.config import values
+from kvsd.config import password_file, services, values
 from kvsd.config.values import DAY_SECONDS, GIB, KIB, MIB
+from kvsd.errors import ConfigError
 from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, Fsync
 
 T = TypeVar("T")
@@ -159,6 +160,8 @@ class User:
     username: str
     password_hash: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
+    from_environment: bool = False
+    """Stands in no file."""
 
     def __post_init__(self) -> None:
         if (self.password_hash is None) == (self.password is None):
@@ -285,12 +288,34 @@ class Setting:
     doc: str
     environment: tuple[str, ...]
     """The variables that set it; an earlier one wins over a later one."""
+    file_environment: tuple[str, ...]
+    """Variables that name a file which holds it, for a secret."""
     secret: bool
     in_file: bool
 
     def variables(self, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """The name and text of each of its variables that is set, first the one that wins; empty is not set."""
-        return [(name, text) for name in self.environment if (text := environ.get(name))]
+        """The name and text of each of its variables that is set, first the one that wins.
+
+        An empty one is not set, and one that tells where a service is sets nothing. Raises ConfigError where the file
+        that a variable names cannot be read, or one gives the secret and another a file.
+        """
+        found = [
+            (name, text)
+            for name in self.environment
+            if (text := environ.get(name)) and not services.is_address(name, text)
+        ]
+        for name in self.file_environment:
+            if path := environ.get(name):
+                if found and found[0][0] not in self.file_environment:
+                    raise ConfigError(f"environment {found[0][0]} and {name} are both set; set one of them")
+                try:
+                    text = password_file.read(Path(path))
+                except ValueError as error:
+                    raise ConfigError(f"environment {name}: the file {path} {error}") from None
+                if not text:
+                    raise ConfigError(f"environment {name}: the file {path} begins with an empty line")
+                found.append((name, text))
+        return found
 
     def shown(self, value: object) -> str:
         """`value` for a reader; a secret only says whether there is one."""
@@ -309,7 +334,7 @@ SECTIONS: Final[Mapping[str, type[ServerSettings | StorageSettings | ClientSetti
 """The sections of the file, and what each becomes."""
 
 USERS: Final = "kvsd.users"
-"""The one setting that is no single value; it comes from the file only."""
+"""The one setting that is no single value. It comes from the file, or is one user whom the environment names."""
 
 
 IGNORED: Final[Mapping[str, str]] = {
@@ -330,7 +355,8 @@ def _collect() -> dict[str, Setting]:
             default=entry.default,
             parse=entry.metadata["parse"],
             doc=entry.metadata["doc"],
-            environment=(variable(name), *entry.metadata["environment"]),
+            environment=(names := (variable(name), *entry.metadata["environment"])),
+            file_environment=tuple(f"{name}_FILE" for name in names) if entry.metadata["secret"] else (),
             secret=entry.metadata["secret"],
             in_file=entry.metadata["in_file"],
         )

@@ -6,12 +6,13 @@ every principal may do everything.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Final, assert_never
+from typing import Final, TypeVar, assert_never
 
-from kvsd.errors import KvsdError, UnexpectedMessage
+from kvsd.errors import KvsdError, TableNotFound, UnexpectedMessage
 from kvsd.protocol import administration as messages
 from kvsd.protocol.administration import AdministrationRequest, Report
 from kvsd.protocol.messages import Fail, Success, encode
@@ -20,6 +21,11 @@ from kvsd.server.names import TableName
 from kvsd.server.table_settings import TableSettings, settings_from
 from kvsd.server.tables import TableEntry, TableInfo, Tables
 from kvsd.table.request import Compact
+
+T = TypeVar("T")
+
+_LISTED_AT_ONCE: Final = 100
+"""Two or three milliseconds."""
 
 _ACTIONS: Final[Mapping[str, Compact]] = {
     "start": Compact("start"),
@@ -46,8 +52,7 @@ class Administration:
         tables = self._tables
         match request:
             case messages.TableList(namespace):
-                dropped = [_dropped(entry) for entry in await tables.dropped()]
-                return _report(tables=[_entry(entry) for entry in tables.list(namespace)], dropped=dropped)
+                return await self._list(namespace)
             case messages.TableInfo(namespace, table):
                 return _report(**_info(await tables.info(here.resolve(namespace, table))))
             case messages.TableSettings(namespace, table, changes):
@@ -73,6 +78,34 @@ class Administration:
             case _:
                 assert_never(request)
         return Success(None)
+
+    async def _list(self, namespace: str | None) -> Report:
+        """There may be 10,000 tables, and as many that were dropped: told in one go they take 400 ms."""
+        tables = self._tables
+
+        def entry(name: TableName) -> dict[str, object] | None:
+            try:
+                return _entry(tables.entry(name))
+            except TableNotFound:
+                return None  # dropped meanwhile
+
+        dropped = await _in_slices(await tables.dropped(), _dropped)
+        listed = await _in_slices(tables.names(namespace), entry)
+        text = "".join(['{"tables": [', ", ".join(listed), '], "dropped": [', ", ".join(dropped), "]}"])
+        await asyncio.sleep(0)
+        report = Report(text.encode("ascii"))
+        await asyncio.sleep(0)
+        return report
+
+
+async def _in_slices(items: Sequence[T], document: Callable[[T], dict[str, object] | None]) -> list[str]:
+    """The JSON of what `document` makes of the items, where that is anything; others have their turn meanwhile."""
+    parts: list[str] = []
+    for start in range(0, len(items), _LISTED_AT_ONCE):
+        found = filter(None, map(document, items[start : start + _LISTED_AT_ONCE]))
+        parts += map(json.dumps, found)
+        await asyncio.sleep(0)
+    return parts
 
 
 def _report(**content: object) -> Report:

@@ -253,9 +253,12 @@ def insecure_users(users: Iterable[User]) -> dict[str, str]:
     """
     reasons: dict[str, str] = {}
     for user in users:
-        if user.password_hash is None:
+        if user.password is not None and not user.from_environment:
             reasons[user.username] = "its password stands in the configuration as plain text"
-        elif _parse(user.username, user.password_hash).matches(SAMPLE_PASSWORD.encode()):
+        elif user.password == SAMPLE_PASSWORD or (
+            user.password_hash is not None
+            and _parse(user.username, user.password_hash).matches(SAMPLE_PASSWORD.encode())
+        ):
             reasons[user.username] = "its password is the published one of the sample user"
     return reasons
 

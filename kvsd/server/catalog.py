@@ -78,6 +78,8 @@ class Catalog:
         self._stamp: tuple[int, ...] = ()
         """That of the file when it was last seen to have this."""
         self._root_at: tuple[int, int] | None = None
+        self._dropped_at: dict[TableName, int] = {}
+        """When a table of a name was dropped last; seconds since 1970, and one more for each within one."""
         try:
             self._load()
         except OSError as error:
@@ -208,7 +210,9 @@ class Catalog:
         fails.
         """
         self.check_droppable(name)
-        known, folder, seconds, contents = self.known(name), self.folder(name), int(self._now()), self.contents
+        known, folder, contents = self.known(name), self.folder(name), self.contents
+        # Behind the last one of this name: to look at each second would be a search through all of them.
+        seconds = self._dropped_at[name] = max(int(self._now()), self._dropped_at.get(name, 0) + 1)
         table_id = table_id_in(_READING, folder)
         is_its_own = known is None or table_id in (None, known.table_id)
         if table_id is not None and is_its_own:

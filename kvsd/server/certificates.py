@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kvsd.errors import ConfigError
+from kvsd.server.folders import make_folder
 from kvsd.server.pem import Pair, load_certificates, load_key
 
 CA_LIFETIME = timedelta(days=3650)
@@ -36,9 +38,11 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _CLOCK_SKEW = timedelta(hours=1)
 _DNS_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _MAX_DNS_NAME = 253
-_WILDCARDS = (ipaddress.IPv4Address(0), ipaddress.IPv6Address(0))
+WILDCARDS = (ipaddress.IPv4Address(0), ipaddress.IPv6Address(0))
+"""Addresses that a server listens on and nobody connects to."""
 
 _SigningKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+_PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def create(certificate: Path, key: Path, hosts: Iterable[str] = (), *, now: date
     files: list[Path] = []
     try:
         for folder in (certificate.parent, key.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         with _only_one(certificate.parent):
             files += ca.settle()
             files += server.settle()
@@ -81,16 +85,69 @@ def create(certificate: Path, key: Path, hosts: Iterable[str] = (), *, now: date
                     files += ca.publish(*_new_ca(now))
                 files += server.publish(*_new_server(*_load_ca(ca, now), names, now))
     except OSError as error:
-        raise ConfigError(
-            f"cannot write certificates: {error.filename or certificate.parent}: {error.strerror}; "
-            "make the folder writable, or run `kvsd certs init` as a user who may write there"
-        ) from None
+        raise _unwritable(certificate, error) from None
     if not files:
         raise ConfigError(
             f"{certificate} and {key} exist already, and nothing is overwritten; "
-            "to renew them, move both away and run `kvsd certs init`"
+            "`kvsd certs renew` renews the certificate, and adds names to it"
         )
     return Created(tuple(files), ca.certificate)
+
+
+def renew(certificate: Path, key: Path, hosts: Iterable[str] = (), *, now: datetime | None = None) -> datetime:
+    """Replaces the certificate by a new one for the same key, signed by the same CA; returns its end.
+
+    It names what the old one does, and `hosts`. At no moment is there anything but the old one or the new one, so a
+    server may run or start meanwhile, and clients notice nothing.
+
+    Raises ConfigError where there is nothing to renew, the CA beside it did not sign it or is unfit, a host is no name,
+    or a folder cannot be written.
+    """
+    now = now or datetime.now(UTC)
+    ca = Pair(certificate.with_name("ca.pem"), certificate.with_name("ca.key"))
+    old = load_certificates(certificate)[0]
+    if not ca.exists():
+        raise ConfigError(f"there is no CA of ours beside {certificate}; renew it where it was made")
+    try:
+        with _only_one(certificate.parent):
+            ca_certificate, ca_key = _load_ca(ca, now)
+            if not is_signed_by(old, ca_certificate):
+                raise ConfigError(f"{certificate} was not signed by {ca.certificate}; renew it where it was made")
+            names = alternative_names(old)
+            names += [name for name in _names(hosts) if name not in names]
+            public_key = old.public_key()
+            if not isinstance(public_key, _PublicKey):
+                raise ConfigError(f"{certificate} has neither an RSA nor an EC key; renew it where it was made")
+            new = _server_certificate(ca_certificate, ca_key, public_key, names, now)
+            # The link, if it is one, stays and leads to the new one.
+            Pair(certificate.resolve(), key).replace_certificate(new.public_bytes(serialization.Encoding.PEM))
+    except OSError as error:
+        raise _unwritable(certificate, error) from None
+    return new.not_valid_after_utc
+
+
+def _unwritable(certificate: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot write certificates: {error.filename or certificate.parent}: {error.strerror}; "
+        "make the folder writable, or run the command as a user who may write there"
+    )
+
+
+def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether `issuer` is a CA whose key has signed `certificate`."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return may_sign(issuer)
+
+
+def alternative_names(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    """The names that clients can connect by."""
+    try:
+        return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return []
 
 
 def general_name(host: str) -> x509.GeneralName:
@@ -138,7 +195,7 @@ def _names(hosts: Iterable[str]) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = []
     for host in (*LOCAL_HOSTS, *filter(None, hosts)):
         name = general_name(host)
-        is_wildcard = isinstance(name, x509.IPAddress) and name.value in _WILDCARDS
+        is_wildcard = isinstance(name, x509.IPAddress) and name.value in WILDCARDS
         if not is_wildcard and name not in names:
             names.append(name)
     return names
@@ -149,7 +206,7 @@ def _new_ca(now: datetime) -> tuple[bytes, bytes]:
     # A name of its own for each CA, or clients that know an older one report a bad signature.
     name = _common_name(f"kvsd local CA {os.urandom(4).hex()}")
     certificate = (
-        _builder(name, name, key, now, now + CA_LIFETIME)
+        _builder(name, name, key.public_key(), now, now + CA_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
@@ -162,9 +219,19 @@ def _new_server(
     ca: x509.Certificate, ca_key: _SigningKey, names: Sequence[x509.GeneralName], now: datetime
 ) -> tuple[bytes, bytes]:
     key = ec.generate_private_key(ec.SECP256R1())
+    return _pem(key, _server_certificate(ca, ca_key, key.public_key(), names, now))
+
+
+def _server_certificate(
+    ca: x509.Certificate,
+    ca_key: _SigningKey,
+    public_key: _PublicKey,
+    names: Sequence[x509.GeneralName],
+    now: datetime,
+) -> x509.Certificate:
     not_after = min(now + SERVER_LIFETIME, ca.not_valid_after_utc)
-    certificate = (
-        _builder(_common_name("kvsd server"), ca.subject, key, now, not_after)
+    return (
+        _builder(_common_name("kvsd server"), ca.subject, public_key, now, not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -172,21 +239,20 @@ def _new_server(
         .add_extension(_authority_key_identifier(ca, ca_key), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    return _pem(key, certificate)
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: _SigningKey, now: datetime, not_after: datetime
+    subject: x509.Name, issuer: x509.Name, public_key: _PublicKey, now: datetime, not_after: datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _CLOCK_SKEW)
         .not_valid_after(not_after)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
 
 

@@ -20,6 +20,8 @@ _IN_PASSING: Final = 10
 _OF_A_TABLE: Final = 2
 """Its folder, and the segment that is written."""
 _MAX_SEGMENTS: Final = 10_000
+_TO_OPEN: Final = 4
+"""What the opening of a table takes at once, beside what its closing has given back."""
 _WATCH_SECONDS: Final = 10.0
 _WARN_SHARE: Final = 0.8
 _CALM_SHARE: Final = 0.7
@@ -73,7 +75,7 @@ class DescriptorWatch:
 def check_some_are_left() -> None:
     """Raises OSError where there are too few to open a table; so it is not closed first."""
     with contextlib.ExitStack() as held:
-        for _ in range(_IN_PASSING):
+        for _ in range(_TO_OPEN):
             held.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 

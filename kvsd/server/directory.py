@@ -10,12 +10,14 @@ folder, and earlier versions look at the file alone.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
 from typing import Final, Self
 
 from kvsd.errors import ConfigError
+from kvsd.server.folders import make_folder
 from kvsd.server.names import TableName
 from kvsd.table.limits import limit_of
 from kvsd.table.medium import LostFile, Medium
@@ -36,13 +38,13 @@ class DataDirectory:
         self.medium = medium or Medium()
         self._lock: int | None = None
         try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(root, 0o700)
             self._folder = self.medium.hold_folder(root)
         except OSError as error:
-            raise self._unusable(error) from error
+            raise _unusable(root, error) from error
         try:
             self._take()
-            self._refuse_foreign()
+            refuse_foreign(root)
         except BaseException:
             self.close()
             raise
@@ -55,7 +57,7 @@ class DataDirectory:
         except OSError as error:
             if is_folder_locked and (limit := limit_of(error)) is not None and limit.is_of_disk:
                 return  # the folder's lock will do, and what is there can be read
-            raise self._unusable(error) from error
+            raise _unusable(self.root, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -95,11 +97,6 @@ class DataDirectory:
             "stop it, or choose another kvsd.root_dir"
         )
 
-    def _unusable(self, error: OSError) -> ConfigError:
-        return ConfigError(
-            f"cannot use the data directory {self.root}: {error.strerror}; check kvsd.root_dir and its permissions"
-        )
-
     def check(self) -> None:
         """Raises LostFile where the path leads to another folder by now, or the lock file is not the one held: then
         another kvsd may have been let in."""
@@ -109,13 +106,6 @@ class DataDirectory:
                 self.medium.check_file(self.root / _LOCK_NAME, self._lock, 0)
             except LostFile as error:
                 raise LostFile(error.path, error.what, _LOCK_ADVICE) from error
-
-    def _refuse_foreign(self) -> None:
-        for found in sorted(self.root.rglob("*.kvsd")):
-            raise ConfigError(
-                f"{found} is a data file of the Rust program; "
-                f"import it into another folder with `kvsd import --from-kvsd-rs {found} --root-dir FOLDER`"
-            )
 
     def close(self) -> None:
         """Give up the locks."""
@@ -128,6 +118,33 @@ class DataDirectory:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def refuse_foreign(root: Path) -> None:
+    """Raise ConfigError where there is a data file of the Rust program below `root`."""
+    for found in sorted(root.rglob("*.kvsd")):
+        raise ConfigError(
+            f"{found} is a data file of the Rust program; "
+            f"import it into another folder with `kvsd import --from-kvsd-rs {found} --root-dir FOLDER`"
+        )
+
+
+def check_usable(root: Path) -> None:
+    """Raise ConfigError where `root` could neither be used as a data directory nor made. Changes nothing."""
+    found = next(folder for folder in (root, *root.absolute().parents) if os.path.lexists(folder))
+    if not found.is_dir():
+        problem = errno.EEXIST if found == root else errno.ENOTDIR
+    elif not os.access(found, os.W_OK | os.X_OK):
+        problem = errno.EACCES
+    else:
+        return
+    raise _unusable(root, OSError(problem, os.strerror(problem)))
+
+
+def _unusable(root: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot use the data directory {root}: {error.strerror}; check kvsd.root_dir and its permissions"
+    )
 
 
 def folder_of(root: Path, name: TableName) -> Path:

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
 from kvsd.errors import ConfigError
-from kvsd.server.certificates import general_name, may_sign
+from kvsd.server.certificates import LOCAL_HOSTS, WILDCARDS, alternative_names, general_name, is_signed_by
 from kvsd.server.pem import load_certificates, load_key
 
 EXPIRY_WARNING = timedelta(days=30)
 
 _MAX_CHAIN = 8
+_LOCAL_NAMES = tuple(map(general_name, LOCAL_HOSTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def check(
 
 def _check_expiry(leaf: x509.Certificate, now: datetime) -> Finding:
     start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    renew = "move the certificate and its key away, and `kvsd certs init` makes new ones"
+    renew = "`kvsd certs renew` makes a new one"
     if now < start:
         return Finding("expiry", False, f"not valid before {start:%Y-%m-%d %H:%M} UTC; is the clock right?")
     if end <= now:
@@ -105,11 +105,20 @@ def _check_chain(leaf: x509.Certificate, intermediates: Sequence[x509.Certificat
     except ConfigError as error:
         return Finding("chain", False, str(error))
     current = leaf
+    ends: list[datetime] = []
     for _ in range(_MAX_CHAIN):
+        if current in roots and ends and min(ends) - now <= EXPIRY_WARNING:
+            return Finding(
+                "chain",
+                False,
+                f"signed by a CA that expires in {(min(ends) - now).days} days, on {min(ends):%Y-%m-%d}; for a CA of "
+                "ours, move ca.pem, ca.key and the server's pair away, and `kvsd certs init` makes new ones: all "
+                "clients need the new ca.pem then",
+            )
         if current in roots:
             return Finding("chain", True, f"signed by {current.subject.rfc4514_string()} of {ca}")
         for issuer in (*roots, *intermediates):
-            if _is_signed_by(current, issuer):
+            if is_signed_by(current, issuer):
                 break
         else:
             name = current.issuer.rfc4514_string()
@@ -117,22 +126,33 @@ def _check_chain(leaf: x509.Certificate, intermediates: Sequence[x509.Certificat
         if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
             name = issuer.subject.rfc4514_string()
             return Finding("chain", False, f"signed by {name}, which is expired or not yet valid")
+        ends.append(issuer.not_valid_after_utc)
         current = issuer
     return Finding("chain", False, f"more than {_MAX_CHAIN} certificates lie between this one and {ca}")
 
 
 def _check_host(leaf: x509.Certificate, host: str) -> Finding:
     wanted = general_name(host)
+    names = ", ".join(_subject_names(leaf)) or "no name at all"
+    if wanted.value in WILDCARDS:
+        if all(name in _LOCAL_NAMES for name in alternative_names(leaf)):
+            return Finding(
+                "host",
+                False,
+                f"valid for {names} only, while the server listens for other machines; "
+                "`kvsd certs renew --host NAME` adds a name that they connect by",
+            )
+        return Finding("host", True, f"valid for {names}")
     accepted = {(type(wanted), str(wanted.value))}
     if isinstance(wanted, x509.DNSName):
         accepted.add((x509.DNSName, "*." + wanted.value.partition(".")[2]))
-    if any((type(name), str(name.value).lower()) in accepted for name in _alternative_names(leaf)):
+    if any((type(name), str(name.value).lower()) in accepted for name in alternative_names(leaf)):
         return Finding("host", True, f"valid for {host}")
     return Finding(
         "host",
         False,
-        f"not valid for {host}, only for {', '.join(_subject_names(leaf)) or 'no name at all'}; "
-        "connect by one of these names, or make a certificate for it with `kvsd certs init`",
+        f"not valid for {host}, only for {names}; "
+        f"connect by one of these names, or add it with `kvsd certs renew --host {host}`",
     )
 
 
@@ -148,20 +168,5 @@ def _check_key(leaf: x509.Certificate, path: Path, passphrase: str | None) -> Fi
     return Finding("key", True, f"{path} belongs to the certificate")
 
 
-def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return may_sign(issuer)
-
-
 def _subject_names(certificate: x509.Certificate) -> tuple[str, ...]:
-    return tuple(str(name.value) for name in _alternative_names(certificate))
-
-
-def _alternative_names(certificate: x509.Certificate) -> list[x509.GeneralName]:
-    try:
-        return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        return []
+    return tuple(str(name.value) for name in alternative_names(certificate))

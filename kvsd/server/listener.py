@@ -11,10 +11,12 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from kvsd.errors import ConfigError
 from kvsd.server.connection import Connection
+from kvsd.server.handshake import Handshake, reason_of
+from kvsd.server.reporting import Reporter
 from kvsd.types import Address
 
 HANDSHAKE_TIMEOUT_SECONDS: Final = 10.0
@@ -31,14 +33,6 @@ _PEER_GONE: Final = {
     errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
     errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ECONNRESET, errno.ETIMEDOUT,
 }  # fmt: skip
-
-
-class Reporter(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def debug(self, event: str, **fields: object) -> object: ...
-    def warning(self, event: str, **fields: object) -> object: ...
-    def error(self, event: str, **fields: object) -> object: ...
 
 
 def bind(host: str, port: int, backlog: int) -> list[socket.socket]:
@@ -219,6 +213,7 @@ class Listener:
         task = asyncio.current_task()
         assert task is not None
         self._handshakes.add(task)
+        handshake = Handshake(task)
         try:
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -228,8 +223,14 @@ class Listener:
                 lambda: connection, accepted, ssl=self._context, **self._timeouts
             )
         except (OSError, asyncio.CancelledError) as error:
-            self._reporter.debug("no connection", peer=peer, error=str(error) or type(error).__name__)
             accepted.close()
+            if handshake.error is not None:
+                self._reporter.info("TLS handshake failed", peer=peer, error=reason_of(handshake.error))
+            elif isinstance(error, ConnectionAbortedError):  # as the loop calls it
+                self._reporter.info("TLS handshake failed", peer=peer, error="nothing was heard for too long")
+            else:
+                # Gone without a word, as those who only look whether the port is open.
+                self._reporter.debug("no connection", peer=peer, error=str(error) or type(error).__name__)
             return
         except BaseException:
             accepted.close()

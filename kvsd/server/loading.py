@@ -56,10 +56,20 @@ class Loader:
         log = Log(folder, options, medium, known, open_segments=open_segments)
         self._store = Store(log, cache_bytes=effective.cache_bytes)
 
+    def abandon(self) -> None:
+        """Have `run` raise RecoveryAbandoned within some milliseconds, even if it has not begun."""
+        self._store.recovering.abandon()
+
     def run(self) -> Store:
         """On a worker. Raises TableUnavailable where the files are gone, and what Store.recover raises."""
+        self._store.recovering.check()
         check_folder(self._name, self._folder, self._known)
-        self._store.recover()
+        try:
+            self._store.recover()
+        except BaseException:
+            for _ in self._store.free():
+                pass  # in slices here, too: no other thread has the interpreter while many keys go at once
+            raise
         return self._store
 
     def __str__(self) -> str:

@@ -43,7 +43,7 @@ def write(
     table is damaged, what Catalog.create_table raises, and the OSError of a disk that is full or fails; what was
     written before an error stays.
     """
-    with DataDirectory(root) as directory:
+    with DataDirectory(root.absolute()) as directory:
         catalog = Catalog(directory.root, directory.medium)
         catalog.settle()
         if name.namespace not in catalog.namespaces:
@@ -92,9 +92,9 @@ def restored(root: Path) -> Iterator[Restored]:
     Raises ConfigError where the directory is in use or is not one, or its catalog is damaged; ReadOnly where the
     catalog cannot be written.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         raise ConfigError(f"there is no data folder {root}; name the one that was restored")
-    with DataDirectory(root) as directory:
+    with DataDirectory(root.absolute()) as directory:
         catalog = Catalog(directory.root, directory.medium)
         catalog.settle()
         logs: dict[TableName, KnownLog] = {}

@@ -12,27 +12,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from kvsd.errors import Busy, KvsdError, Loading, StorageError, TableUnavailable
 from kvsd.server.loading import Loader
 from kvsd.server.names import TableName
+from kvsd.server.reporting import Reporter
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings
 from kvsd.table.actor import TableActor
 from kvsd.table.limits import limit_of
 from kvsd.table.medium import LostFile, Medium
 from kvsd.table.open_segments import OpenSegments
+from kvsd.table.progress import RecoveryAbandoned
 from kvsd.table.workers import Pools
+
+_PLACED_AT_ONCE: Final = 4
+"""Tables that look for their place: each looks at all that are open, whenever one of these moves."""
 
 PATIENCE_SECONDS: Final = 0.25
 """Requests wait for so long that their table opens, as small ones do; then they are answered LOADING."""
+
+_HINTS_SECONDS: Final = 2.0
+"""A stop spends no more on hints, which only save time at the next start."""
+
+STOPPING: Final = "the server is stopping"
 
 
 _RETRY_SECONDS: Final = 1.0
@@ -48,7 +57,7 @@ class OpenTables:
         effective: Callable[[TableSettings], Effective],
         pools: Pools,
         loads: Executor,
-        reporter: FilteringBoundLogger,
+        reporter: Reporter,
         *,
         max_open_tables: int,
         medium: Medium,
@@ -75,6 +84,8 @@ class OpenTables:
         """Those with an actor or on the way to one."""
         self._placed: set[Slot] = set()
         """Those of them that count for the cap; the others wait for a place."""
+        self._loaders: set[Loader] = set()
+        self._placing = asyncio.Semaphore(_PLACED_AT_ONCE)
         self._moved = asyncio.Event()
         """A place may be free, or be made so."""
 
@@ -85,13 +96,22 @@ class OpenTables:
         return len(self._open)
 
     def stop_opening(self) -> None:
-        """From now on whoever wants a table is answered TABLE_UNAVAILABLE; `end` closes those that are open."""
+        """From now on whoever wants a table is answered TABLE_UNAVAILABLE; `end` closes those that are open.
+
+        Recoveries are given up: each would take as long as its log is.
+        """
         self.stopping = True
+        for loader in self._loaders:
+            loader.abandon()
+        until = time.monotonic() + _HINTS_SECONDS
+        for table in self._open:
+            if table.actor is not None:
+                table.actor.hurry(until)
 
     def want(self, table: Slot) -> None:
         """Begin to open `table`, unless it is open or on the way to it; or refuse what waits, once the server stops."""
         if self.stopping:
-            table.refuse(lambda: TableUnavailable("the server is stopping"))
+            table.refuse(lambda: TableUnavailable(STOPPING))
         elif table.opening is None and table.actor is None:
             self._open[table] = None
             table.opening = self._loop.create_task(self._opening(table), name=f"open {table.name}")
@@ -103,16 +123,26 @@ class OpenTables:
             await asyncio.wait([table.opening])
 
     async def _opening(self, table: Slot) -> None:
-        effective = self._effective(table.settings)
-        loader = Loader(table.name, self._folder(table.name), table.known, effective, self._medium, self._open_segments)
+        loader: Loader | None = None
         patience = self._loop.call_later(
-            self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
+            self._patience_seconds,
+            table.refuse,
+            lambda: Loading(f"table {table.name} is being loaded, {loader or 0} %"),
         )
         error: KvsdError | None = None
+        is_abandoned = False
         try:
-            await self._take_place(table)
+            async with self._placing:
+                await self._take_place(table)
             if self.lost is not None:
                 raise TableUnavailable(f"table {table.name} cannot be opened: {self.lost}; {self.lost.advice}")
+            effective = self._effective(table.settings)
+            loader = Loader(
+                table.name, self._folder(table.name), table.known, effective, self._medium, self._open_segments
+            )
+            self._loaders.add(loader)
+            if self.stopping:
+                loader.abandon()
             store = await self._loop.run_in_executor(self._loads, loader.run)
             actor = TableActor(
                 str(table.name),
@@ -124,6 +154,8 @@ class OpenTables:
                 compaction=effective.compaction_options,
                 is_clock_right=self._is_clock_right,
             )
+        except RecoveryAbandoned:
+            error, is_abandoned = TableUnavailable(STOPPING), True
         except (StorageError, TableUnavailable) as failure:
             error = failure
         except OSError as failure:
@@ -138,10 +170,13 @@ class OpenTables:
             self._reporter.critical("internal fault while a table was opened", table=str(table.name), exc_info=fault)
             error = TableUnavailable(f"table {table.name} is unavailable after an internal fault; see the server's log")
         patience.cancel()
+        if loader is not None:
+            self._loaders.discard(loader)
         table.opening = None
         if error is not None:
-            report = self._reporter.warning if error.retryable else self._reporter.critical
-            report("a table cannot be opened", table=str(table.name), error=str(error))
+            if not is_abandoned:
+                report = self._reporter.warning if error.retryable else self._reporter.critical
+                report("a table cannot be opened", table=str(table.name), error=str(error))
             self._give_up(table, error)
             return
         if store.log.is_new:
@@ -163,12 +198,20 @@ class OpenTables:
 
         One that its disk has failed keeps its place beyond the cap: only `reopen` closes it.
         """
-        while sum(other.actor is None or other.is_healthy for other in self._placed) >= self._max_open_tables:
-            closable = [
-                other for other in self._placed if other.is_healthy and not other.closing and not other.lock.locked()
-            ]
-            if closable:
-                victim = min(closable, key=lambda other: (not other.mailbox.empty(), other.mailbox.used_at))
+        while True:
+            count = 0
+            victim: Slot | None = None
+            for other in self._placed:
+                if other.actor is not None and not other.is_healthy:
+                    continue
+                count += 1
+                if other.actor is None or other.closing or other.lock.locked():
+                    continue
+                if victim is None or _use_of(other) < _use_of(victim):
+                    victim = other
+            if count < self._max_open_tables:
+                break
+            if victim is not None:
                 async with self.holding(victim):
                     await self.close(victim)
             else:
@@ -195,17 +238,20 @@ class OpenTables:
         await self.settled(table)
         if table.running is None:
             return
-        running = table.running
+        running, actor = table.running, table.actor
         table.closing = True
         await table.mailbox.put(None)
         await asyncio.wait([running])
         table.closing = False
+        if actor is not None and not self.stopping:
+            for _ in actor.free():
+                await asyncio.sleep(0)
 
     async def end(self, table: Slot) -> None:
         """Close `table` for good, after `stop_opening`."""
         async with self.holding(table):
             if table.refusal is None:
-                table.refuse(lambda: TableUnavailable("the server is stopping"))
+                table.refuse(lambda: TableUnavailable(STOPPING))
             await self.close(table)
 
     def _ended(self, table: Slot, running: asyncio.Task[None]) -> None:
@@ -245,3 +291,8 @@ class OpenTables:
                     table.refuse(None)
 
             self._loop.call_later(_RETRY_SECONDS, ask_again)
+
+
+def _use_of(table: Slot) -> tuple[bool, int]:
+    """Idle ones first, and of these those first that were not used for longest."""
+    return not table.mailbox.empty(), table.mailbox.used_at

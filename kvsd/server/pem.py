@@ -124,6 +124,13 @@ class Pair:
         self._sync_folders()
         return self.key, self.certificate
 
+    def replace_certificate(self, certificate_pem: bytes) -> None:
+        """Writes another certificate for the same key, in the place of the one that is there, as a whole."""
+        self._staged_certificate.unlink(missing_ok=True)
+        _write_new(self._staged_certificate, certificate_pem, 0o644)
+        self._staged_certificate.rename(self.certificate)
+        self._sync_folders()
+
     def settle(self) -> tuple[Path, ...]:
         """Finishes or removes what an interrupted `publish` left; the files that it finished."""
         if _exists(self._staged_key):

@@ -1,6 +1,6 @@
 """The whole daemon: what is started in which order, and how it stops.
 
-Owns: start-up, the ready state, draining, signals. Must not know messages, nor what is in a table.
+Owns: start-up, the ready state, draining. Must not know messages, signals, nor what is in a table.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import ipaddress
 import math
 import os
 import resource
-import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
@@ -27,15 +26,17 @@ from kvsd.config import Config
 from kvsd.errors import ConfigError
 from kvsd.protocol.decoder import Limits
 from kvsd.server.administration import Administration
+from kvsd.server.aside import aside
 from kvsd.server.authentication import Authenticator, insecure_users
 from kvsd.server.catalog import Catalog
+from kvsd.server.certificate_watch import CertificateWatch
 from kvsd.server.clock import WallClock
 from kvsd.server.descriptors import DescriptorWatch, TableShare, share_of_tables
 from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.listener import Listener, bind
 from kvsd.server.names import DEFAULT_TABLE
-from kvsd.server.reporting import make_reporter
+from kvsd.server.reporting import LimitedReporter, make_reporter
 from kvsd.server.session import Services, Session
 from kvsd.server.tables import Tables
 from kvsd.server.tls import ensure_certificates, server_context
@@ -52,11 +53,6 @@ _READ_THREADS: Final = 4
 _SPARE_DESCRIPTORS: Final = 256
 """Kept from connections for segments to come: a log that finds none for its next file takes no more writes."""
 
-_DISK_GRACE_SECONDS: Final = 5.0
-"""Beyond the drain, for the last syncs. Everything acknowledged is on disk before."""
-
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
-
 
 class Server:
     """One running daemon: `start`, then `stop`. Use `run`, which sees to both."""
@@ -67,9 +63,10 @@ class Server:
         """The CA that clients should trust, where it lies beside the server's certificate."""
         self.recovered_ms = 0
         self.dispatcher = Dispatcher()
-        self._reporter = reporter
+        self._reporter = LimitedReporter(reporter)
         self._loop = asyncio.get_running_loop()
         self._owned = contextlib.AsyncExitStack()
+        self._owned.callback(self._reporter.end_minute)
         self._sockets: list[socket.socket] = []
         self.tables: Tables
         self._services: Services
@@ -93,6 +90,11 @@ class Server:
         return self.tables.entries
 
     @property
+    def open_tables(self) -> int:
+        """Tables that a stop has still to close."""
+        return self.tables.still_open if hasattr(self, "tables") else 0
+
+    @property
     def connections(self) -> int:
         """Open connections, those in their handshake included."""
         return len(self._listener)
@@ -111,25 +113,24 @@ class Server:
     async def start(self) -> None:
         """Check, lock, listen, and recover `default/default`, in this order.
 
-        Raises ConfigError, and has let go of everything then.
+        Raises ConfigError, and has let go of everything then. May be cancelled, which gives up the recovery, too.
         """
         try:
-            self._check_exposure()
+            await aside(partial(check_exposure, self.config))
             # Twice: for what is open when the connections come, and for what comes later.
             descriptors = _raise_descriptor_limit(
                 self.config.server.max_tcp_connections + self._spare_descriptors + _SPARE_DESCRIPTORS
             )
             directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir, Medium()))
-            context = self._tls_context()
-            authenticator = Authenticator.from_users(self.config.storage.users)
+            context = await self._tls_context()
+            authenticator = await aside(partial(Authenticator.from_users, self.config.storage.users))
             self._owned.push_async_callback(authenticator.close)
-            self._sockets = bind(
-                self.config.server.listen_host, self.config.server.listen_port, self.config.server.backlog
-            )
+            settings = self.config.server
+            self._sockets = await aside(partial(bind, settings.listen_host, settings.listen_port, settings.backlog))
             for listening in self._sockets:
                 self._owned.callback(listening.close)
-            connections = self._affordable_connections(descriptors)
-            self.tables = self._make_tables(directory, self._share_of_tables(descriptors, connections))
+            connections, share = self._divide(descriptors)
+            self.tables = self._make_tables(directory, share)
             self._owned.push_async_callback(self.tables.stop)
             self._services = self._make_services(authenticator)
             self._listener = Listener(
@@ -151,38 +152,30 @@ class Server:
             await self._owned.aclose()
             raise
 
-    def _check_exposure(self) -> None:
-        """Refuse to be reachable from other machines in a way that gives the data away."""
-        settings, users = self.config.server, self.config.storage.users
-        if not users:
-            raise ConfigError("no users are configured, so nobody could log in; `kvsd init` makes a config with one")
-        if settings.allow_insecure or is_loopback(settings.listen_host):
-            return
-        weak = insecure_users(users)
-        problems = [f"user {username}: {why}" for username, why in weak.items()]
-        if settings.disable_tls:
-            problems.append("TLS is off")
-        if problems:
-            raise ConfigError(
-                f"refusing to listen on {settings.listen_host}, which other machines can reach: {'; '.join(problems)}. "
-                "Mend that (`kvsd passwd` makes a hash), listen on 127.0.0.1, or set server.allow_insecure: true"
-            )
-
-    def _tls_context(self) -> ssl.SSLContext | None:
-        settings = self.config.server
-        if settings.disable_tls:
+    async def _tls_context(self) -> ssl.SSLContext | None:
+        pair = certificate_pair(self.config)
+        if pair is None:
             self._reporter.warning("TLS is off: passwords and values can be read on the way")
             return None
-        certificate, key = settings.tls_certificate, settings.tls_key
-        if certificate is None or key is None:
-            missing = "server.tls_certificate" if certificate is None else "server.tls_key"
-            raise ConfigError(f"{missing} is not set; set it (`kvsd init` makes a config), or server.disable_tls: true")
+        settings = self.config.server
+        certificate, key = pair
         created = ensure_certificates(certificate, key, tls_auto=settings.tls_auto, listen_host=settings.listen_host)
         if created is not None:
             self._reporter.info("made a local CA and a server certificate", files=[str(file) for file in created.files])
-        beside = certificate.with_name("ca.pem")
-        self.ca_path = created.ca if created is not None else beside if beside.exists() else self.config.client.ca
-        return server_context(certificate, key, settings.tls_key_passphrase)
+        self.ca_path = created.ca if created is not None else ca_beside(certificate) or self.config.client.ca
+        context = server_context(certificate, key, settings.tls_key_passphrase)
+        watch = CertificateWatch(
+            certificate,
+            key,
+            ca=self.ca_path,
+            host=settings.listen_host,
+            passphrase=settings.tls_key_passphrase,
+            reporter=self._reporter,
+        )
+        await watch.look()
+        watching = self._loop.create_task(watch.run(), name="certificate")
+        self._owned.push_async_callback(_end, watching)
+        return context
 
     def _make_tables(self, directory: DataDirectory, share: TableShare) -> Tables:
         settings = replace(self.config.storage, max_open_tables=share.tables)
@@ -246,32 +239,24 @@ class Server:
         and one for each further segment."""
         return 2 * self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
 
-    def _share_of_tables(self, descriptors: float, connections: int) -> TableShare:
-        wanted = self.config.storage.max_open_tables
-        share = share_of_tables(descriptors - len(os.listdir("/dev/fd")) - connections, wanted)
-        if share.tables < wanted:
-            self._reporter.warning(
-                "too few descriptors for kvsd.max_open_tables; raise `ulimit -n`",
-                descriptors=descriptors,
-                tables=share.tables,
-                max_open_tables=wanted,
-            )
-        return share
-
-    def _affordable_connections(self, descriptors: float) -> int:
-        """As many as configured, or as leave the tables some of the process's `descriptors`."""
-        wanted = self.config.server.max_tcp_connections
+    def _divide(self, descriptors: float) -> tuple[int, TableShare]:
+        """As many connections as configured, or as leave the tables some of the process's `descriptors`; and their
+        share."""
+        wanted, tables_wanted = self.config.server.max_tcp_connections, self.config.storage.max_open_tables
         free = descriptors - len(os.listdir("/dev/fd"))
-        affordable = max(free - self._spare_descriptors, free // 2, 1)
-        if affordable >= wanted:
-            return wanted
-        self._reporter.warning(
-            "too few descriptors for server.max_tcp_connections; raise `ulimit -n`",
-            descriptors=descriptors,
-            connections=affordable,
-            max_tcp_connections=wanted,
-        )
-        return int(affordable)
+        connections = int(min(wanted, max(free - self._spare_descriptors, free // 2, 1)))
+        share = share_of_tables(free - connections, tables_wanted)
+        if connections < wanted or share.tables < tables_wanted:
+            setting = "server.max_tcp_connections" if connections < wanted else "kvsd.max_open_tables"
+            self._reporter.warning(
+                f"too few descriptors for {setting}; raise `ulimit -n`",
+                descriptors=descriptors,
+                connections=connections,
+                max_tcp_connections=wanted,
+                tables=share.tables,
+                max_open_tables=tables_wanted,
+            )
+        return connections, share
 
     def _make_services(self, authenticator: Authenticator) -> Services:
         settings, storage = self.config.server, self.config.storage
@@ -309,11 +294,6 @@ class Server:
             await self._listener.wait_closed()
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
-
-
 @contextlib.asynccontextmanager
 async def run(config: Config, reporter: FilteringBoundLogger | None = None) -> AsyncIterator[Server]:
     """A running server within the caller's event loop; leaving the block drains it. Raises ConfigError."""
@@ -325,58 +305,48 @@ async def run(config: Config, reporter: FilteringBoundLogger | None = None) -> A
         await server.stop()
 
 
-def serve(config: Config, on_ready: Callable[[Server], None]) -> None:
-    """Run until SIGINT, SIGTERM or SIGQUIT and drain then; a second signal ends the process at once.
-
-    Raises ConfigError where the server cannot start. Uses uvloop where it runs.
-    """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, on_ready))
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
-async def _serve(config: Config, on_ready: Callable[[Server], None]) -> None:
-    loop = asyncio.get_running_loop()
-    reporter = make_reporter(config.server.log_level, config.server.log_format)
-    stopping = asyncio.Event()
-
-    def give_up() -> None:
-        reporter.critical("the disk does not answer; stopping without it")
-        os._exit(1)
-
-    def stop(number: int) -> None:
-        name = signal.Signals(number).name
-        if stopping.is_set():
-            # Everything acknowledged is on disk; a thread that hangs in a sync would keep sys.exit waiting.
-            reporter.warning("stopping at once", signal=name)
-            os._exit(128 + number)
-        reporter.info("draining", signal=name)
-        loop.call_later(config.server.drain_timeout_seconds + _DISK_GRACE_SECONDS, give_up)
-        stopping.set()
-
-    for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, stop, number)
-    loop.set_exception_handler(partial(_report, reporter))
-    async with run(config, reporter) as server:
-        on_ready(server)
-        await stopping.wait()
-    reporter.info("stopped")
+def check_exposure(config: Config) -> None:
+    """Raise ConfigError where nobody could log in, or where other machines could have the data."""
+    settings, users = config.server, config.storage.users
+    if not users:
+        raise ConfigError(
+            "no users are configured, so nobody could log in; `kvsd init` makes a config with one, or set "
+            "KVSD_USERNAME and KVSD_PASSWORD_FILE (or KVSD_PASSWORD)"
+        )
+    if settings.allow_insecure or is_loopback(settings.listen_host):
+        return
+    weak = insecure_users(users)
+    problems = [f"user {username}: {why}" for username, why in weak.items()]
+    if settings.disable_tls:
+        problems.append("TLS is off")
+    if problems:
+        raise ConfigError(
+            f"refusing to listen on {settings.listen_host}, which other machines can reach: {'; '.join(problems)}. "
+            "Mend that (`kvsd passwd` makes a hash), listen on 127.0.0.1, or set server.allow_insecure: true"
+        )
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
+def certificate_pair(config: Config) -> tuple[Path, Path] | None:
+    """The configured certificate and its key; None without TLS. Raises ConfigError where one is not set."""
+    settings = config.server
+    if settings.disable_tls:
         return None
-    return uvloop.new_event_loop
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate is None or key is None:
+        missing = "server.tls_certificate" if certificate is None else "server.tls_key"
+        raise ConfigError(f"{missing} is not set; set it (`kvsd init` makes a config), or server.disable_tls: true")
+    return certificate, key
 
 
-def _report(reporter: FilteringBoundLogger, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What the loop could not hand to anyone: a peer's broken TLS is its own affair, the rest is a fault of ours."""
-    error = context.get("exception")
-    if isinstance(error, OSError):
-        reporter.debug(context["message"], error=str(error))
-    else:
-        reporter.error(context["message"], exc_info=error)
+def ca_beside(certificate: Path) -> Path | None:
+    """The file of the CA that clients should trust, where it lies beside the server's certificate."""
+    beside = certificate.with_name("ca.pem")
+    return beside if beside.exists() else None
 
 
 def is_loopback(host: str) -> bool:
@@ -385,6 +355,8 @@ def is_loopback(host: str) -> bool:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise ConfigError(f"cannot listen on {host}: {error.strerror}; check server.listen_host") from error
+    except UnicodeError:  # too long a label, or an empty one
+        raise ConfigError(f"cannot listen on {host}: it is no host name; check server.listen_host") from None
     return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, cast
 
-from structlog.typing import FilteringBoundLogger
-
 from kvsd.errors import (
     AuthenticationError,
     Busy,
@@ -35,10 +33,12 @@ from kvsd.server.connection import Connection
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.replies import Replies
+from kvsd.server.reporting import Reporter, shown
 from kvsd.server.translation import TableRequest, operation_of, value_bytes_of
 from kvsd.table import request
 from kvsd.table.budget import Budget, out_of_memory
 from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation
+from kvsd.types import Address
 
 READ_BUFFER_BYTES: Final = 256 << 10
 
@@ -59,7 +59,7 @@ class Services:
     administration: Administration
     budget: Budget
     limits: Limits
-    reporter: FilteringBoundLogger
+    reporter: Reporter
     authenticate_timeout_seconds: float
     idle_timeout_seconds: float
     write_timeout_seconds: float
@@ -193,7 +193,7 @@ class Session(Connection):
             principal = await self._services.authenticator.verify(username, password)
         except AuthenticationError:
             # Exactly the Rust program's answer, with no text: that could only help who is guessing.
-            self._end_with(AuthenticationError())
+            self._end_with(AuthenticationError(), username)
         except Busy as error:
             self._end_with(error)
         except Exception as error:
@@ -408,8 +408,14 @@ class Session(Connection):
         else:
             self._set_timer(self._services.write_timeout_seconds, self._watch_writing, now_left)
 
-    def _end_with(self, error: KvsdError) -> None:
-        """Say what is wrong, behind the replies that are owed, and close."""
+    def _end_with(self, error: KvsdError, username: str = "") -> None:
+        """Say what is wrong, behind the replies that are owed, and close; `username` is who wanted to log in."""
+        self._services.reporter.info(
+            "login refused" if self._principal is None else "connection ended for an error",
+            peer=str(Address(*self._peer[:2])) if self._peer else "gone",
+            user=shown(username) if self._principal is None else self._principal.username,
+            error=shown(str(error)) or "wrong username or password",
+        )
         self._ending = self._lingering = True
         self._behind = False
         self._replies.fail(error)

@@ -23,6 +23,9 @@ from kvsd.table.request import Request
 MAILBOX_REQUESTS: Final = 1_024
 """Requests that wait for their table; who brings one more waits too."""
 
+_TURNED_AWAY_AT_ONCE: Final = 1_000
+"""Operations: each becomes an error that is sent."""
+
 _ticks: Final = itertools.count(1)
 
 
@@ -93,9 +96,15 @@ class Slot:
             self.knock()
 
     def turn_away(self) -> None:
+        """Answer what waits, a few milliseconds' worth at once."""
+        operations = 0
         while self.refusal is not None and self.actor is None and not self.mailbox.empty():
+            if operations >= _TURNED_AWAY_AT_ONCE:
+                self._loop.call_soon(self.turn_away)
+                break
             request = self.mailbox.get_nowait()
             if request is not None:
+                operations += len(request.operations)
                 request.results = [self.refusal()] * len(request.operations)
                 request.waits = 1
                 request.resolve()

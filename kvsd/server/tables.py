@@ -7,14 +7,13 @@ ago. Must not know sessions, what is in a table, nor how it opens and when it cl
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
-
-from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
 from kvsd.errors import Busy, KvsdError, ReadOnly, TableNotFound, TableUnavailable
@@ -24,7 +23,8 @@ from kvsd.server.descriptors import check_some_are_left
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.dropped import Dropped
 from kvsd.server.names import TableName
-from kvsd.server.open_tables import PATIENCE_SECONDS, OpenTables
+from kvsd.server.open_tables import PATIENCE_SECONDS, STOPPING, OpenTables
+from kvsd.server.reporting import Reporter
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings, settings_from
 from kvsd.server.watch import Watch
@@ -92,7 +92,7 @@ class Tables:
         storage: StorageSettings,
         pools: Pools,
         dispatcher: Dispatcher,
-        reporter: FilteringBoundLogger,
+        reporter: Reporter,
         *,
         medium: Medium | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
@@ -109,6 +109,8 @@ class Tables:
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
         self._tables: dict[TableName, Slot] = {}
+        self._names: list[TableName] = []
+        """Of them, in order: 10,000 take 10 ms to sort."""
         self._dropped: WeakValueDictionary[TableName, Slot] = WeakValueDictionary()
         """Those that sessions still have in use: a new table of the name is what they find there."""
         self._loads = Threads(_LOAD_THREADS, "kvsd-load")
@@ -141,6 +143,11 @@ class Tables:
     def actors(self) -> list[TableActor]:
         """Those of the open tables."""
         return [table.actor for table in self._open_tables if table.actor is not None]
+
+    @property
+    def still_open(self) -> int:
+        """How many tables are open, or on the way to it."""
+        return len(self._open_tables)
 
     @property
     def unavailable(self) -> int:
@@ -218,6 +225,7 @@ class Tables:
         else:
             for dropped in removed:
                 self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
+                await asyncio.sleep(0)  # there may be thousands
 
     def _is_clock_right(self) -> bool:
         return self._clock is None or self._clock.is_right()
@@ -241,13 +249,20 @@ class Tables:
 
     def list(self, namespace: str | None = None) -> Sequence[TableEntry]:
         """All tables, or those of a namespace, by name. Raises TableNotFound for an unknown namespace."""
+        return [self.entry(name) for name in self.names(namespace)]
+
+    def names(self, namespace: str | None = None) -> Sequence[TableName]:
+        """All tables, or those of a namespace, in order. Raises TableNotFound for an unknown namespace."""
         if namespace is not None and namespace not in self._catalog.namespaces:
             raise TableNotFound(f"no namespace {namespace}")
-        return [
-            _entry(table)
-            for name, table in sorted(self._tables.items())
-            if namespace is None or namespace == name.namespace
-        ]
+        return [name for name in self._names if namespace is None or namespace == name.namespace]
+
+    def entry(self, name: TableName) -> TableEntry:
+        """Raises TableNotFound."""
+        table = self._tables.get(name)
+        if table is None:
+            raise TableNotFound(f"no table {name}")
+        return _entry(table)
 
     async def dropped(self) -> Sequence[Dropped]:
         """Dropped tables whose files are still there; none, with a line in the log, where the disk does not tell."""
@@ -350,6 +365,7 @@ class Tables:
                         table.refuse(before if table.is_unavailable else None)
                     else:
                         self._dropped[name] = self._tables.pop(name)
+                        self._names.remove(name)
                         self._dispatcher.remove(name)
                         self._share_cache()
 
@@ -386,7 +402,7 @@ class Tables:
 
     def _find(self, name: TableName) -> Slot:
         if self._open_tables.stopping:
-            raise TableUnavailable("the server is stopping")
+            raise TableUnavailable(STOPPING)
         table = self._tables.get(name)
         if table is None:
             raise TableNotFound(f"no table {name}")
@@ -401,6 +417,7 @@ class Tables:
             table.refuse(None)
         table.known = self._catalog.known(name)
         self._tables[name] = table
+        insort(self._names, name)
         self._dispatcher.add(name, table.mailbox)
 
     async def _check_catalog(self) -> None:
@@ -409,7 +426,7 @@ class Tables:
 
     async def _change(self, change: Callable[[], T]) -> T:
         if self._open_tables.stopping:
-            raise TableUnavailable("the server is stopping")
+            raise TableUnavailable(STOPPING)
         if (lost := self._open_tables.lost) is not None:
             raise ReadOnly(f"no table is created, changed or dropped: {lost}; {lost.advice}")
         return await self._loop.run_in_executor(self._administration, change)

@@ -11,10 +11,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from structlog.typing import FilteringBoundLogger
-
 from kvsd.errors import ReadOnly
 from kvsd.server.open_tables import OpenTables
+from kvsd.server.reporting import Reporter
 from kvsd.server.slot import Slot
 from kvsd.table.look import Look
 from kvsd.table.medium import LostFile
@@ -34,7 +33,7 @@ class Watch:
         tables: OpenTables,
         check_root: Callable[[], None],
         check_catalog: Callable[[], Awaitable[None]],
-        reporter: FilteringBoundLogger,
+        reporter: Reporter,
     ) -> None:
         self._tables = tables
         self._check_root = check_root

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
@@ -30,11 +30,11 @@ from kvsd.table.workers import Pools, Workers
 
 T = TypeVar("T")
 
-_OPERATIONS_A_PASS: Final = 2_000
+_OPERATIONS_A_PASS: Final = 1_000
 """After so many the actor lets the event loop run: a few milliseconds."""
 
 _SWEEP_SECONDS: Final = 1.0
-_SWEEP_KEYS: Final = 500
+_SWEEP_KEYS: Final = 250
 """Logged at once, in a few milliseconds, when they have expired."""
 
 
@@ -150,6 +150,11 @@ class TableActor:
             self.damaged(error)
         else:
             self._reporter.warning("a hint could not be written", table=self.name, path=str(path), error=str(error))
+
+    def hurry(self, until: float) -> None:
+        """The whole server stops: no hint that is not written by `until`, on the monotonic clock."""
+        if self._hints is not None:
+            self._hints.last_until = until
 
     # Files
 
@@ -319,6 +324,8 @@ class TableActor:
         self._current = None
 
     def _go_on_all(self) -> None:
+        if self._store.is_group_full:
+            self._committer.start()  # those that wait for room have their turn before who comes anew
         for request in list(self._blocked):
             if request in self._blocked and request.warming is None:
                 self._go_on(request)
@@ -371,6 +378,10 @@ class TableActor:
 
     def describe(self) -> Status:
         return self._store.describe(self.state.value)
+
+    def free(self) -> Iterator[None]:
+        """After `run`: let go of the table's memory, a little at each step."""
+        return self._store.free()
 
     # Cold reads
 

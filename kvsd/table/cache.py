@@ -6,8 +6,10 @@ Owns: what is kept and what goes. Must not know where values come from; its user
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Final
 
+from kvsd.table.memory import emptying
 from kvsd.types import Key, Value
 
 _ENTRY_BYTES: Final = 220
@@ -56,6 +58,10 @@ class ValueCache:
             used -= _cost(*values.popitem(last=False))
         self.used_bytes = used
         return used > self.limit_bytes
+
+    def free(self, at_once: int) -> Iterator[None]:
+        """Let go of all values, so many at each step."""
+        yield from emptying(self._values, at_once)
 
     def discard(self, key: Key) -> None:
         value = self._values.pop(key, None)

@@ -67,9 +67,10 @@ class Compaction:
         with _pinned(self.run):
             yield self._find_own_inputs
         index, log = self.store.index, self.store.log
-        for start in range(0, len(tombstones), SLICE_RECORDS):
-            dropped = index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
-            self.tombstones_dropped += dropped
+        while tombstones:
+            # The keys go with their last mention, so not with the list as a whole.
+            self.tombstones_dropped += index.forget(tombstones[-SLICE_RECORDS:], self._numbers)
+            del tombstones[-SLICE_RECORDS:]
             yield _nothing
         while any(segment.is_awaited for segment in self.run):
             yield _nothing  # a read that came before the index was moved over opens it by its name

@@ -109,11 +109,17 @@ def encode_header(
     return _PREFIX.pack(mark, header_crc) + checked, header_crc
 
 
+def synced_to_of(header: bytes) -> int:
+    """What the header says of how far the segment was synced."""
+    return int.from_bytes(header[_SYNCED_TO_AT : _SYNCED_TO_AT + _U32.size])
+
+
 def with_synced_to(header: bytes, crc_seed: int, synced_to: int) -> tuple[bytes, int]:
-    """The same header bytes saying `synced_to`, and their header_crc."""
+    """The same header bytes saying `synced_to`, and by how much their header_crc changes."""
     checked = header[CHECKED_FROM:_SYNCED_TO_AT] + _U32.pack(synced_to) + header[_SYNCED_TO_AT + _U32.size :]
+    mark, old_crc = _PREFIX.unpack_from(header)
     header_crc = crc32(checked, crc_seed)
-    return header[: _U32.size] + _U32.pack(header_crc) + checked, header_crc
+    return _PREFIX.pack(mark, header_crc) + checked, header_crc - old_crc
 
 
 def encode_seal(

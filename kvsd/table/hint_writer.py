@@ -6,7 +6,9 @@ nor asyncio.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, wait
@@ -42,6 +44,8 @@ class HintWriter:
         self._failed = failed
         self._stopping = threading.Event()
         self._jobs: set[Future[None]] = set()
+        self.last_until = math.inf
+        """When `add_last` gives up, on the monotonic clock: many tables that stop at once are not quick together."""
         self._later: deque[Path] = deque()
         """Those that met a limit: with the next ones there may be room, or a descriptor."""
 
@@ -56,7 +60,7 @@ class HintWriter:
     def add_last(self, path: Path, size_bytes: int) -> None:
         """The segment of a clean stop: at once, and only if that is quick; else the next start does it."""
         if size_bytes <= QUICK_BYTES:
-            self._write(path, lambda: False)
+            self._write(path, lambda: time.monotonic() > self.last_until)
 
     def _write_slowly(self, path: Path) -> None:
         if not self._stopping.is_set():

@@ -7,11 +7,12 @@ how much of each segment is dead. Must not know files; a position is opaque here
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, KeysView, Sequence
+from collections.abc import Collection, Iterable, Iterator, KeysView, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind, Record
 from kvsd.table.expiry import Expiries
+from kvsd.table.memory import emptying
 from kvsd.types import Key
 
 Location: TypeAlias = int
@@ -116,6 +117,11 @@ class Index:
                 locations[key] = location & _ELSEWHERE | position << _POSITION_SHIFT
             elif kind == Kind.SET or kind in TOMBSTONES:
                 dead[position >> 32] += HEADER_BYTES + len(key) + value_bytes
+
+    def free(self, at_once: int) -> Iterator[None]:
+        """Let go of all keys, so many at each step."""
+        yield from emptying(self._locations, at_once)
+        yield from self.expiries.free(at_once)
 
     def forget(self, keys: Iterable[Key], numbers: Collection[int]) -> int:
         """Drop the tombstones of `keys` that are still the newest, in the segments of these numbers; how many."""

@@ -15,7 +15,15 @@ from typing import Final, TypeAlias, assert_never
 from zlib import crc32
 
 from kvsd.table import recovery
-from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, Header, Kind, encode_header, encode_seal, with_synced_to
+from kvsd.table.entry import (
+    DIGEST_MASK,
+    HEADER_BYTES,
+    Kind,
+    encode_header,
+    encode_seal,
+    synced_to_of,
+    with_synced_to,
+)
 from kvsd.table.known import KnownLog
 from kvsd.table.limits import limit_of, telling_apart
 from kvsd.table.look import Expected, Look
@@ -340,13 +348,10 @@ class Log:
     def _say_synced(self, run: Run) -> None:
         """Have the first entry say how far the segment is synced by now: it was staged while the group before it was
         on its way, and damage to that group could pass for an interrupted append. A SEAL says it anyway."""
-        tail = self._tail
-        header = run.buffers[0]
-        found = Header._make(HEADER.unpack(header))
-        if found.synced_to < tail.synced_to:
-            crc_seed = tail.crc_seed ^ run.offset
-            run.buffers[0], header_crc = with_synced_to(header, crc_seed, tail.synced_to)
-            tail.digest = tail.digest - found.header_crc + header_crc & DIGEST_MASK
+        tail, header = self._tail, run.buffers[0]
+        if synced_to_of(header) < tail.synced_to:
+            run.buffers[0], change = with_synced_to(header, tail.crc_seed ^ run.offset, tail.synced_to)
+            tail.digest = tail.digest + change & DIGEST_MASK
 
     def committed(self, append: Append) -> None:
         """`append` has run: its entries can be read, and count as synced if it synced."""

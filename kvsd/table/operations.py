@@ -51,7 +51,7 @@ class NeedsValue:
 
 @dataclass(frozen=True, slots=True)
 class NeedsCommit:
-    """A scan sees what is committed: the Request's `barrier` must be first."""
+    """A scan sees what is committed: the Request's `barrier` must be first. A write finds no room in the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,8 @@ class Operations:
             match operation:
                 case Get():
                     result = self._get(operation.key, request)
+                case Set() | Delete() | Update() | Batch() if self._store.is_group_full:
+                    result = NeedsCommit()
                 case Set():
                     result = self._set(operation, request)
                 case Delete():

@@ -52,13 +52,13 @@ def recover(
 
     A segment with a SEAL is taken from its hint where that can be believed; then damage to an entry is found by whoever
     reads it. Else every byte is checked. Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError
-    from the disk; `directory` is held from here on in any case. A log that is not the `known` one, or that once reached
-    further than it does, is refused, too, but not where it is said to be `restored`: then no number that may have been
-    seen is given again.
+    from the disk, or RecoveryAbandoned; `directory` is held from here on in any case. A log that is not the `known`
+    one, or that once reached further than it does, is refused, too, but not where it is said to be `restored`: then no
+    number that may have been seen is given again.
     """
     medium.make_directory(directory)
     medium.hold_folder(directory)
-    segments, superseded = _without_superseded(_open_segments(medium, directory))
+    segments, superseded = _without_superseded(_open_segments(medium, directory, progress))
     if not segments:
         _check_new(directory, medium.names(directory), known)
     try:
@@ -79,9 +79,9 @@ def recover(
                 unhinted.append(segment.path)
             # A compaction's output had its SEAL before it had its name: it has no torn tail.
             if segment is not segments[-1] or reader.sealed_at is not None or segment.header.generation:
-                _check_sealed(reader)
+                _check_sealed(reader, progress)
                 covered_through = reader.covered_through
-        torn = reader is not None and reader.sealed_at is None and _has_torn_tail(reader)
+        torn = reader is not None and reader.sealed_at is None and _has_torn_tail(reader, progress)
         if reader is not None and not restored:
             _check_reaches(medium, directory, reader, known)
     except BaseException:
@@ -99,6 +99,7 @@ def recover(
         torn=torn,
         timestamp_us=timestamp_us,
         loose=loose,
+        progress=progress,
         # The numbers of the copy that was replaced are not all known: so a gap is left behind those that are.
         seen_seq=(known.last_seq if known is not None else 0) if restored else None,
     )
@@ -110,6 +111,7 @@ def _read(segment: Segment, sink: Sink, progress: RecoveryProgress, *, is_last: 
     before = progress.bytes_done
 
     def reached(offset: int) -> None:
+        progress.check()
         progress.bytes_done = before + offset
 
     loaded_to = 0
@@ -132,7 +134,7 @@ def _read(segment: Segment, sink: Sink, progress: RecoveryProgress, *, is_last: 
     return reader, False
 
 
-def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
+def _open_segments(medium: Medium, directory: Path, progress: RecoveryProgress) -> list[Segment]:
     """All segments of the table in order.
 
     Raises CorruptLog where a file is no segment or belongs to another table.
@@ -140,6 +142,7 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
     segments: list[Segment] = []
     try:
         for name in filter(parse_name, medium.names(directory)):
+            progress.check()
             segment = Segment.open(medium, directory / name)
             segment.park()  # there may be more than descriptors
             segments.append(segment)
@@ -272,26 +275,26 @@ def _check_continues(segment: Segment, before: Segment | None, covered_through: 
         )
 
 
-def _check_sealed(reader: SegmentReader) -> None:
+def _check_sealed(reader: SegmentReader, progress: RecoveryProgress) -> None:
     """Raises CorruptLog where a segment that has a successor is not intact to its very end."""
     path = reader.segment.path
     if reader.sealed_at is None:
         raise _corrupt(path, reader.accepted_to, reader.ended_because)
-    if _first_nonzero(reader.segment, reader.accepted_to, reader.size_bytes) is not None:
+    if _first_nonzero(reader.segment, reader.accepted_to, reader.size_bytes, progress) is not None:
         raise _corrupt(path, reader.accepted_to, "data follows the SEAL")
 
 
-def _has_torn_tail(reader: SegmentReader) -> bool:
+def _has_torn_tail(reader: SegmentReader, progress: RecoveryProgress) -> bool:
     """Whether the unsealed segment of `reader` holds bytes behind its intact entries.
 
     Raises CorruptLog where an intact header behind the damage says that the damaged place had been synced: then it
     was acknowledged, and is no interrupted append.
     """
     segment, damage = reader.segment, reader.accepted_to
-    if _first_nonzero(segment, damage, reader.size_bytes) is None:
+    if _first_nonzero(segment, damage, reader.size_bytes, progress) is None:
         return False
     mark = segment.header.mark.to_bytes(4, "big")
-    for base, data in _windows(segment, damage, reader.size_bytes, overlap=HEADER_BYTES - 1):
+    for base, data in _windows(segment, damage, reader.size_bytes, progress, overlap=HEADER_BYTES - 1):
         at = data.find(mark)
         while at >= 0:
             if header_is_intact(data, at, segment.header.mark, segment.crc_seed ^ (base + at)):
@@ -314,8 +317,11 @@ def _corrupt(path: Path, offset: int, why: str) -> CorruptLog:
     )
 
 
-def _windows(segment: Segment, start: int, end: int, *, overlap: int = 0) -> Iterator[tuple[int, bytes]]:
+def _windows(
+    segment: Segment, start: int, end: int, progress: RecoveryProgress, *, overlap: int = 0
+) -> Iterator[tuple[int, bytes]]:
     while start < end:
+        progress.check()
         data = segment.medium.read(segment.fd, min(_WINDOW_BYTES + overlap, end - start), start)
         if not data:
             return
@@ -323,9 +329,9 @@ def _windows(segment: Segment, start: int, end: int, *, overlap: int = 0) -> Ite
         start += _WINDOW_BYTES
 
 
-def _first_nonzero(segment: Segment, start: int, end: int) -> int | None:
+def _first_nonzero(segment: Segment, start: int, end: int, progress: RecoveryProgress) -> int | None:
     start = max(start, SEGMENT_HEADER_BYTES)
-    for base, data in _windows(segment, start, end):
+    for base, data in _windows(segment, start, end, progress):
         rest = data.lstrip(b"\0")
         if rest:
             return base + len(data) - len(rest)

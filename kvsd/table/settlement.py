@@ -16,6 +16,7 @@ from kvsd.table.entry import SEQ_GAP, encode_seal
 from kvsd.table.known import DROPPED_NAME, TORN
 from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
+from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, parse_name, seal
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.work import RESERVE_NAME
@@ -45,6 +46,7 @@ class Settlement:
         torn: bool,
         timestamp_us: int,
         loose: bool,
+        progress: RecoveryProgress,
         seen_seq: int | None = None,
     ) -> None:
         """`last` is the reader that has read the last segment, None in a new table; `empty` are ids without entries;
@@ -64,6 +66,7 @@ class Settlement:
         self._seen_seq = seen_seq
         self._timestamp_us = timestamp_us
         self._loose = loose
+        self._progress = progress
         self._successor: SegmentHeader | None = None
 
     @property
@@ -72,7 +75,7 @@ class Settlement:
         return 0 if self._last is None else self._last.end_seq
 
     def run(self) -> None:
-        """Raises OSError, and CorruptLog where the disk does not give back what was just written."""
+        """Raises OSError, CorruptLog where the disk does not give back what was just written, or RecoveryAbandoned."""
         if self._successor is None:
             self._remove_leftovers()
             self._successor = self._begin() if self._last is None else self._settle(self._last)
@@ -95,7 +98,7 @@ class Settlement:
         if self._last is not None:
             fd = self._last.segment.fd
             try:
-                _copy(self.medium, fd, fd, self._last.accepted_to)
+                _copy(self.medium, fd, fd, self._last.accepted_to, self._progress)
                 self.medium.sync(fd)
             except OSError as error:
                 if limit_of(error) is None:
@@ -157,7 +160,7 @@ class Settlement:
                 seq=last_seq,
                 timestamp_us=self._timestamp_us,
             )
-            self.segments[-1] = _replace_by_sealed_copy(last, seal_entry, keep_old=self.torn)
+            self.segments[-1] = _replace_by_sealed_copy(last, seal_entry, self._progress, keep_old=self.torn)
         covered_through = last_seq if last.count else old.covered_from - 1
         if self._seen_seq is not None:
             lost_numbers = True
@@ -182,7 +185,9 @@ def _write_seal_again(reader: SegmentReader, at: int) -> None:
     reader.segment.size_bytes = reader.accepted_to
 
 
-def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_old: bool) -> Segment:
+def _replace_by_sealed_copy(
+    reader: SegmentReader, seal_entry: bytes, progress: RecoveryProgress, *, keep_old: bool
+) -> Segment:
     """Put a sealed copy of the accepted prefix in the place of the unsealed segment of `reader`, which stays open.
 
     A copy, since pages that a failed sync marked clean may never have reached the medium. With `keep_old`
@@ -193,7 +198,7 @@ def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_ol
     temporary = path.with_name(path.name + TEMPORARY)
     fd = medium.open(temporary, create=True)
     try:
-        _copy(medium, segment.fd, fd, reader.accepted_to)
+        _copy(medium, segment.fd, fd, reader.accepted_to, progress)
         medium.write(fd, [seal_entry], reader.accepted_to)
         medium.sync(fd)
     finally:
@@ -207,8 +212,9 @@ def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_ol
     return Segment.open(medium, path)
 
 
-def _copy(medium: Medium, source: int, target: int, size: int) -> None:
+def _copy(medium: Medium, source: int, target: int, size: int, progress: RecoveryProgress) -> None:
     for offset in range(0, size, _COPY_BYTES):
+        progress.check()
         medium.write(target, [medium.read(source, min(_COPY_BYTES, size - offset), offset)], offset)
 
 

@@ -39,7 +39,7 @@ def test_init_needs_no_config_where_the_paths_are_given(cli: Cli, folder: Path) 
     assert (folder / "c/a.key").exists()
 
 
-@pytest.mark.parametrize("command", ["init", "show", "check"])
+@pytest.mark.parametrize("command", ["init", "renew", "show", "check"])
 def test_without_a_config_the_error_names_the_ways_out(cli: Cli, command: str) -> None:
     result = cli("certs", command)
     assert result.status == 2
@@ -71,3 +71,14 @@ def test_check_exits_1_where_something_is_wrong(cli: Cli, made: Path) -> None:
     assert "WRONG  host    not valid for example.net" in result.out.decode()
     documents = [json.loads(line) for line in cli("certs", "check", "--host", "x.y", "--json").out.splitlines()]
     assert [document["about"] for document in documents if not document["ok"]] == ["host"]
+
+
+def test_renew_keeps_the_key_and_says_what_is_left_to_do(cli: Cli, made: Path) -> None:
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    result = cli("certs", "renew", "--host", "db.example.net")
+    assert (result.status, result.out) == (0, f"{made / 'server.pem'}\n".encode())
+    assert "restart the server" in result.err
+    assert [name for name in before if before[name] != (made / name).read_bytes()] == ["server.pem"]
+    assert cli("certs", "check", "--host", "db.example.net").status == 0
+    assert cli("certs", "renew", "--json").json["files"] == [str(made / "server.pem")]
+    assert cli("certs", "check", "--host", "db.example.net").status == 0

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from kvsd.config import SETTINGS, USERS
+from kvsd.server import certificates
 
 from .conftest import Cli
 from .terminal import on_terminal
+from .test_every_command import LAUNCH
 
 CONFIG = """\
 server:
@@ -67,7 +73,22 @@ def test_show_is_a_table_of_80_columns_on_a_terminal(config: Path) -> None:
     assert "\x1b" not in screen
 
 
-def test_check_says_ok_and_warns_of_what_sets_nothing(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variables", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_path_in_the_file_is_utf8_whatever_the_locale(config: Path, variables: dict[str, str]) -> None:
+    config.write_bytes("kvsd: {root_dir: dätä}\n".encode())
+    shown = subprocess.run(
+        [sys.executable, "-c", LAUNCH, "config", "show"],
+        capture_output=True,
+        env={**os.environ, **variables},
+        timeout=20,
+        check=True,
+    )
+    assert f"kvsd.root_dir\t{config.parent}/dätä\tconfig.yaml:1\n".encode() in shown.stdout
+
+
+def test_check_says_ok_and_warns_of_what_sets_nothing(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = folder / "config.yaml"
+    assert cli("init").status == 0
     monkeypatch.setenv("KVSD_HSOT", "x")
     result = cli("config", "check")
     assert (result.status, result.out) == (0, f"OK {config}\n".encode())
@@ -79,6 +100,40 @@ def test_check_names_the_line_of_a_mistake(cli: Cli, config: Path) -> None:
     result = cli("config", "check", "--json")
     assert (result.status, result.out, result.error["code"]) == (2, b"", "CONFIG")
     assert result.error["message"].startswith("config.yaml:2: server.listen_prot is unknown; did you mean")
+
+
+def test_check_refuses_what_serve_refuses(cli: Cli, folder: Path) -> None:
+    assert cli("init").status == 0
+    text = (folder / "config.yaml").read_text()
+    for change in (
+        ("listen_host: 127.0.0.1", "listen_host: no-such-host.invalid"),
+        ("tls_auto: true", "tls_auto: false\n  tls_key_passphrase: x"),
+        ("certs/server.pem", "certs/none.pem"),
+    ):
+        (folder / "config.yaml").write_text(text.replace(*change))
+        checked, served = cli("config", "check"), cli("serve")
+        assert (checked.status, checked.out) == (served.status, served.out) == (2, b"")
+        assert checked.err.splitlines()[-1] == served.err.splitlines()[-1]
+
+
+def test_check_warns_of_what_a_start_warns_of(cli: Cli, folder: Path) -> None:
+    assert cli("init").status == 0
+    for name in ("server.pem", "server.key"):
+        (folder / "certs" / name).unlink()
+    old = datetime.now(UTC) - timedelta(days=826)
+    certificates.create(folder / "certs/server.pem", folder / "certs/server.key", now=old)
+    result = cli("config", "check")
+    assert (result.status, result.out) == (0, f"OK {folder / 'config.yaml'}\n".encode())
+    assert "warning: certificate: expired on " in result.err
+
+
+def test_check_of_a_file_for_clients_asks_for_no_server(cli: Cli, folder: Path) -> None:
+    (folder / "config.yaml").write_text("client: {host: db.example.net, username: ann}\n")
+    result = cli("config", "check")
+    assert (result.status, result.out) == (0, f"OK {folder / 'config.yaml'}\n".encode())
+    assert "for clients alone" in result.err
+    (folder / "config.yaml").write_text("server: {listen_port: 0}\n")
+    assert "no users are configured" in cli("config", "check").err
 
 
 def test_check_without_a_config_names_init(cli: Cli) -> None:

@@ -91,3 +91,19 @@ def test_a_folder_that_cannot_be_made_is_an_error(cli: Cli, folder: Path) -> Non
     result = cli("init", "file/below")
     assert (result.status, result.out) == (1, b"")
     assert "cannot write file" in result.err
+
+
+def test_the_certificate_has_the_names_that_clients_connect_by(cli: Cli, folder: Path) -> None:
+    assert cli("init", "--host", "db.example.net", "--host", "192.0.2.7").status == 0
+    for host in ("db.example.net", "192.0.2.7", "localhost"):
+        assert cli("certs", "check", "--host", host).status == 0
+
+
+def test_a_name_for_a_certificate_that_is_there_already_is_not_lost_silently(cli: Cli, folder: Path) -> None:
+    cli("init")
+    (folder / "config.yaml").unlink()
+    result = cli("init", "--host", "db.example.net")
+    assert result.status == 0
+    assert "`kvsd certs renew --host db.example.net`" in result.err
+    assert cli("init", "other", "--host", "no name").status == 2
+    assert not (folder / "other/config.yaml").exists()

@@ -126,3 +126,26 @@ def test_a_value_that_cannot_be_names_its_flag(cli: Cli, server: Running, option
     result = cli("serve", option, value)
     assert result.status == 2
     assert f"flag {option}: server." in result.err
+
+
+def test_a_config_file_and_a_user_in_the_environment_are_enough(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("init")
+    config = folder / "config.yaml"
+    text = config.read_text()
+    kept, _, rest = text.partition("  users:\n")
+    config.write_text(kept + "client:\n  ca: certs/ca.pem\n")
+    assert rest
+    (folder / "password").write_text("hunter2\n")
+    assert "no users are configured" in cli("serve").err
+    monkeypatch.setenv("KVSD_USERNAME", "ann")
+    monkeypatch.setenv("KVSD_PASSWORD_FILE", str(folder / "password"))
+    with serving() as process:
+        monkeypatch.setenv("KVSD_PORT", ready(process)[2])
+        assert cli("set", "k", "v").out == b"OK\n"
+        assert cli("get", "k", "--password-file", "config.yaml").status == 5
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0
+    assert "hunter2" not in err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields
@@ -29,7 +30,7 @@ POOL = (
 def write(folder: Path, text: str) -> Path:
     path = folder / "config.yaml"
     path.write_text(text)
-    path.chmod(0o644)
+    path.chmod(0o600)
     return path
 
 
@@ -109,14 +110,43 @@ def test_each_name_of_a_variable_works_and_the_earlier_one_wins(setting: Setting
         assert config.origins[setting.name] == f"environment {names.pop(0)}"
 
 
+def wrong_for(setting: Setting, folder: Path) -> str:
+    """No parser takes a line break but the path's, which takes no NUL."""
+    return "\0" if isinstance(meaning(setting, samples(setting)[0], folder), Path) else "a\nb"
+
+
 @every_setting
-def test_a_value_that_is_overridden_is_still_checked(setting: Setting, tmp_path: Path) -> None:
+def test_a_variable_that_another_name_of_it_overrides_is_still_checked(setting: Setting, tmp_path: Path) -> None:
     high, _ = samples(setting)
-    # No parser takes a line break but the path's, which takes no NUL.
-    wrong = "\0" if isinstance(meaning(setting, high, tmp_path), Path) else "a\nb"
-    variable = setting.environment[0]
-    with pytest.raises(ConfigError, match=f"^environment {variable}: {setting.name} must be "):
-        load(flags={setting.name: ("--flag", high)}, environ={variable: wrong}, cwd=tmp_path)
+    first, *others = setting.environment
+    for variable in others:
+        with pytest.raises(ConfigError, match=rf"^environment {variable}: \w+\.{setting.name.split('.')[1]} must "):
+            load(environ={first: high, variable: wrong_for(setting, tmp_path)}, cwd=tmp_path)
+
+
+@every_setting
+def test_a_value_in_the_file_that_the_environment_overrides_is_still_checked(setting: Setting, tmp_path: Path) -> None:
+    if not setting.in_file:
+        return
+    high, _ = samples(setting)
+    section, key = setting.name.split(".")
+    write(tmp_path, f"{section}:\n  {key}: {json.dumps(wrong_for(setting, tmp_path))}\n")
+    with pytest.raises(ConfigError, match=f"{setting.name} must be "):
+        load(environ={setting.environment[0]: high}, cwd=tmp_path)
+
+
+@every_setting
+def test_what_a_flag_overrides_is_not_looked_at(setting: Setting, tmp_path: Path) -> None:
+    high, _ = samples(setting)
+    wrong = wrong_for(setting, tmp_path)
+    section, key = setting.name.split(".")
+    write(tmp_path, f"{section}:\n  {key}: {json.dumps(wrong)}\n" if setting.in_file else "")
+    # KVSD_DISABLE_TLS is a name of two settings.
+    own = [name for name in setting.environment if sum(name in other.environment for other in SETTINGS.values()) == 1]
+    config = load(flags={setting.name: ("--flag", high)}, environ=dict.fromkeys(own, wrong), cwd=tmp_path)
+    assert config.value(setting.name) == meaning(setting, high, tmp_path)
+    with pytest.raises(ConfigError, match=f"{setting.name} must be "):
+        load(flags={setting.name: ("--flag", None)}, environ={setting.environment[0]: wrong}, cwd=tmp_path)
 
 
 def test_every_field_is_a_setting_with_a_word_of_explanation() -> None:

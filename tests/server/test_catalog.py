@@ -273,6 +273,24 @@ def test_dropped_tables_are_kept_for_a_while_even_of_one_name_in_one_second(tmp_
     assert [d.seconds for d in catalog.dropped()] == [1_001]
 
 
+def test_dropping_one_name_over_and_over_costs_as_much_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a search through all that were dropped within the second."""
+    catalog = prepare(FaultyMedium(tmp_path))
+    looks: list[Path] = []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: looks.append(path) or exists(path))
+    counts = []
+    for _ in range(20):
+        looks.clear()
+        catalog.drop_table(A)
+        catalog.create_table(A)
+        counts.append(len(looks))
+    assert len(set(counts[1:])) == 1  # the first writes the catalog of an old directory
+    assert len(catalog.dropped()) == 20
+
+
 def test_a_dropped_table_comes_back_when_its_folder_takes_a_new_ones_place(tmp_path: Path) -> None:
     """As docs/operations.md says."""
     catalog = prepare(FaultyMedium(tmp_path))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,8 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kvsd.errors import ConfigError
-from kvsd.server.certificates import Created, create, general_name
+from kvsd.server.certificates import Created, create, general_name, renew
 from kvsd.server.pem import load_certificates, load_key
+from kvsd.server.tls import server_context
+
+from .test_pem import Machine
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -132,7 +137,7 @@ def test_a_certificate_does_not_outlive_its_ca(tmp_path: Path) -> None:
 def test_an_existing_pair_is_never_overwritten_and_gets_no_stray_ca(tmp_path: Path) -> None:
     (tmp_path / "server.pem").write_bytes(b"mine")
     (tmp_path / "server.key").write_bytes(b"mine")
-    with pytest.raises(ConfigError, match=r"exist already.*`kvsd certs init`"):
+    with pytest.raises(ConfigError, match=r"exist already.*`kvsd certs renew`"):
         make(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["server.key", "server.pem"]
     assert (tmp_path / "server.pem").read_bytes() == (tmp_path / "server.key").read_bytes() == b"mine"
@@ -248,3 +253,98 @@ def test_a_ca_that_cannot_sign_is_told_and_nothing_is_written(tmp_path: Path) ->
     load_key(tmp_path / "ca.key", "x")
     (tmp_path / "ca.key").write_bytes(b"garbage")
     refused("no private key in PEM form")
+
+
+# Renewal
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_renewal_keeps_key_ca_and_names_and_adds_to_them(tmp_path: Path) -> None:
+    made = make(tmp_path, "db.example")
+    before = contents(tmp_path)
+    later = NOW + timedelta(days=800)
+    umask = os.umask(0)
+    try:
+        end = renew(tmp_path / "server.pem", tmp_path / "server.key", ["db.example", "192.0.2.7", "::"], now=later)
+    finally:
+        os.umask(umask)
+    assert end == later + timedelta(days=825)
+    after = contents(tmp_path)
+    assert [name for name in before if before[name] != after[name]] == ["server.pem"]
+    assert names(tmp_path) == ["localhost", "127.0.0.1", "::1", "db.example", "192.0.2.7"]
+    leaf = load_certificates(tmp_path / "server.pem")[0]
+    leaf.verify_directly_issued_by(load_certificates(made.ca)[0])
+    assert leaf.public_key() == load_key(tmp_path / "server.key", None).public_key()
+    assert (tmp_path / "server.pem").stat().st_mode & 0o777 == 0o644
+    server_context(tmp_path / "server.pem", tmp_path / "server.key")
+
+
+def test_a_renewal_that_is_interrupted_anywhere_leaves_the_old_one_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path)
+    pair = tmp_path / "server.pem", tmp_path / "server.key"
+    machine = Machine(monkeypatch, tmp_path)
+    stops = 0
+    while not machine.run(partial(renew, *pair, now=NOW + timedelta(days=stops)), stops):
+        server_context(*pair)
+        stops += 1
+    assert stops >= 3
+    assert sorted(contents(tmp_path)) == ["ca.key", "ca.pem", "server.key", "server.pem"]
+
+
+def test_a_renewal_follows_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    make(tmp_path)
+    (tmp_path / "server.pem").rename(tmp_path / "real" / "one.pem")
+    (tmp_path / "server.pem").symlink_to("real/one.pem")
+    before = (tmp_path / "server.pem").read_bytes()
+    renew(tmp_path / "server.pem", tmp_path / "server.key", now=NOW)
+    assert (tmp_path / "server.pem").is_symlink()
+    assert (tmp_path / "real" / "one.pem").read_bytes() != before
+
+
+def without_ca(folder: Path) -> None:
+    (folder / "ca.pem").unlink()
+    (folder / "ca.key").unlink()
+
+
+def without_ca_key(folder: Path) -> None:
+    (folder / "ca.key").unlink()
+
+
+def with_another_ca(folder: Path) -> None:
+    make(folder / "other")
+    for name in ("ca.pem", "ca.key"):
+        (folder / "other" / name).rename(folder / name)
+
+
+def without_certificate(folder: Path) -> None:
+    (folder / "server.pem").unlink()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (without_ca, "no CA of ours beside"),
+        (without_ca_key, "ca.key is missing"),
+        (with_another_ca, "was not signed by"),
+        (without_certificate, "cannot read"),
+    ],
+)
+def test_what_we_did_not_make_is_not_renewed(tmp_path: Path, fault: Callable[[Path], None], words: str) -> None:
+    make(tmp_path)
+    fault(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(ConfigError, match=words):
+        renew(tmp_path / "server.pem", tmp_path / "server.key", now=NOW)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_an_expired_ca_renews_nothing_and_says_what_to_do(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(ConfigError, match=r"ca\.pem expired on .*makes a new CA"):
+        renew(tmp_path / "server.pem", tmp_path / "server.key", now=NOW + timedelta(days=4_000))

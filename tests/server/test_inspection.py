@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kvsd.errors import ConfigError
-from kvsd.server.certificates import create
+from kvsd.server.certificates import create, renew
 from kvsd.server.inspection import Finding, check, inspect
 from kvsd.server.pem import load_key
 
@@ -90,9 +90,9 @@ def test_two_cas_of_ours_cannot_be_mistaken_for_each_other(certs: Path) -> None:
     [
         (NOW - timedelta(hours=2), False, "not valid before 2029-12-31 23:00 UTC; is the clock right?"),
         (END - timedelta(days=31), True, "valid until 2032-04-05, 31 days from now"),
-        (END - timedelta(days=30), False, "expires in 30 days, on 2032-04-05; move"),
-        (END - timedelta(seconds=1), False, "expires in 0 days, on 2032-04-05; move"),
-        (END, False, "expired on 2032-04-05 00:00 UTC; move"),
+        (END - timedelta(days=30), False, "expires in 30 days, on 2032-04-05; `kvsd certs renew`"),
+        (END - timedelta(seconds=1), False, "expires in 0 days, on 2032-04-05; `kvsd certs renew`"),
+        (END, False, "expired on 2032-04-05 00:00 UTC; `kvsd certs renew`"),
     ],
 )
 def test_a_certificate_outside_or_near_the_end_of_its_time_is_reported(
@@ -174,7 +174,7 @@ def test_a_certificate_that_cannot_be_read_leaves_nothing_to_check(certs: Path) 
 class Authority:
     """Signs certificates of any shape, for chains that our own CA never makes."""
 
-    def __init__(self, name: str, issuer: Authority | None = None, *, ca: bool = True, days: int = 10) -> None:
+    def __init__(self, name: str, issuer: Authority | None = None, *, ca: bool = True, days: int = 100) -> None:
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name.from_rfc4514_string(f"CN={name}")
         builder = (
@@ -221,6 +221,27 @@ def test_an_expired_ca_is_reported(tmp_path: Path) -> None:
     root = Authority("root", days=-1)
     finding = chain(tmp_path, root, Authority("leaf", root, ca=False))
     assert (finding.ok, finding.text) == (False, "signed by CN=root, which is expired or not yet valid")
+
+
+@pytest.mark.parametrize("middle_days", [None, 20])
+def test_a_ca_that_expires_soon_is_reported(tmp_path: Path, middle_days: int | None) -> None:
+    root = Authority("root", days=20 if middle_days is None else 100)
+    signer = root if middle_days is None else Authority("middle", root, days=middle_days)
+    leaf = Authority("leaf", signer, ca=False)
+    finding = chain(tmp_path, root, *([leaf] if middle_days is None else [leaf, signer]))
+    assert not finding.ok
+    assert finding.text.startswith("signed by a CA that expires in 20 days, on 2030-01-21; ")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]"])
+def test_a_server_for_other_machines_needs_a_name_that_they_know(tmp_path: Path, host: str) -> None:
+    create(tmp_path / "server.pem", tmp_path / "server.key", now=NOW)
+    finding = check(tmp_path / "server.pem", tmp_path / "server.key", host=host, now=NOW)[1]
+    assert not finding.ok
+    assert finding.text.startswith("valid for localhost, 127.0.0.1, ::1 only, while")
+    renew(tmp_path / "server.pem", tmp_path / "server.key", ["db.example"], now=NOW)
+    finding = check(tmp_path / "server.pem", tmp_path / "server.key", host=host, now=NOW)[1]
+    assert (finding.ok, finding.text) == (True, "valid for localhost, 127.0.0.1, ::1, db.example")
 
 
 def test_a_signer_that_is_no_ca_does_not_count(tmp_path: Path) -> None:

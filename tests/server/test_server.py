@@ -18,7 +18,7 @@ from kvsd import aio
 from kvsd.config import Config, User
 from kvsd.errors import ConfigError
 from kvsd.protocol.messages import Authenticate, Fail, Get, Ping, Set, Success, encode
-from kvsd.server import Server, listener
+from kvsd.server import Server, dry_run, listener
 from kvsd.server.authentication import Authenticator, Principal, hash_password
 from kvsd.server.directory import DataDirectory
 from kvsd.server.listener import bind
@@ -106,6 +106,25 @@ def no_folder(folder: Path) -> dict[str, object]:
     return {"root_dir": folder / "file"}
 
 
+def damaged_catalog(folder: Path) -> dict[str, object]:
+    (folder / "data").mkdir()
+    (folder / "data" / "catalog").write_text("nonsense")
+    return {}
+
+
+def half_a_pair(folder: Path) -> dict[str, object]:
+    (folder / "half.pem").write_text("nonsense")
+    return {"tls_certificate": folder / "half.pem", "tls_key": folder / "half.key", "tls_auto": True}
+
+
+def foreign_address(folder: Path) -> dict[str, object]:
+    return {"listen_host": "192.0.2.1", "allow_insecure": True}
+
+
+def exposed(folder: Path) -> dict[str, object]:
+    return {"listen_host": "0.0.0.0"}
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -127,6 +146,51 @@ async def test_a_start_that_fails_says_why_and_lets_go_of_everything(
     if fault not in {no_folder, foreign_data}:
         with DataDirectory(tmp_path / "data"):
             pass
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        no_users,
+        unfit_user,
+        no_certificate,
+        missing_certificate,
+        bad_certificate,
+        foreign_data,
+        unknown_host,
+        no_folder,
+        damaged_catalog,
+        half_a_pair,
+        foreign_address,
+        exposed,
+    ],
+)
+def test_a_dry_run_refuses_all_that_a_start_refuses_and_changes_nothing(
+    make_config: MakeConfig, reports: Reports, tmp_path: Path, fault: Callable[[Path], dict[str, object]]
+) -> None:
+    config = make_config(**fault(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError) as found:
+        dry_run.check(config)
+    assert sorted(tmp_path.rglob("*")) == before
+
+    async def start() -> None:
+        await Server(config, reports).start()
+
+    with pytest.raises(ConfigError) as refused:
+        asyncio.run(start())
+    assert str(found.value) == str(refused.value)
+
+
+def test_a_dry_run_of_a_first_start_makes_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(tls_certificate=tmp_path / "c" / "a.pem", tls_key=tmp_path / "c" / "a.key", tls_auto=True)
+    assert dry_run.check(config) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_dry_run_does_not_mind_the_running_server(start: Start, make_config: MakeConfig) -> None:
+    server = await start()
+    assert await asyncio.to_thread(dry_run.check, make_config(listen_port=server.port)) == []
 
 
 async def refuse_start(config: Config, reports: Reports, words: str) -> None:
@@ -255,6 +319,8 @@ async def test_a_hard_descriptor_limit_below_the_connections_is_told_and_leaves_
     server = await start(max_tcp_connections=5_000)
     assert 100 < server._listener.max_connections < 900
     reports.take("a new data folder")
+    reports.take("a new log is begun")
+    assert reports.take("too few descriptors for kvsd.max_open_tables; raise `ulimit -n`")["max_open_tables"] == 256
     [(level, event, fields)] = reports.lines
     assert level == "warning"
     assert "raise `ulimit -n`" in event

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from kvsd.errors import ConfigError
@@ -74,7 +74,9 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext, host: str = "local
     return client_end
 
 
-def write_self_signed(folder: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> Path:
+def write_self_signed(
+    folder: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+) -> Path:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
     certificate = (
@@ -82,7 +84,7 @@ def write_self_signed(folder: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPri
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
+        .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
     )
     path = folder / "self.pem"
     path.write_bytes(certificate.public_bytes(PEM))
@@ -153,6 +155,34 @@ def test_every_form_of_key_serves(
             assert "sesame" not in str(caught.value)
     else:
         handshake(server_context(certificate, key), client)
+
+
+KEYS = {
+    "rsa": lambda: rsa.generate_private_key(65537, 2048),
+    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "P-521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+}
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+@pytest.mark.parametrize("kind", KEYS)
+def test_ordinary_clients_connect_whatever_the_certificate_is_of(
+    tmp_path: Path, kind: str, version: ssl.TLSVersion
+) -> None:
+    """Those that know many curves, and those that know P-256 alone."""
+    private = KEYS[kind]()
+    certificate, key = write_self_signed(tmp_path, private), tmp_path / "self.key"
+    key.write_bytes(private.private_bytes(PEM, PKCS8, PLAIN))
+    server = server_context(certificate, key)
+    client = ssl.create_default_context(cafile=certificate)
+    client.minimum_version = client.maximum_version = version
+    assert handshake(server, client).version() == version.name.replace("_", ".")
+    # A client of TLS 1.2 must know the curve of the certificate as well.
+    if version is ssl.TLSVersion.TLSv1_3 or kind in {"rsa", "P-256", "ed25519"}:
+        client.set_ecdh_curve("prime256v1")
+        handshake(server, client)
 
 
 def test_an_encrypted_key_never_prompts_on_the_terminal(

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
+from kvsd.table import store as store_module
 from kvsd.table.committer import State
 from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, MAX_REPLY_BYTES, Delete, Get, Set
+from kvsd.table.store import Commit, Store
 from kvsd.types import Fsync
 from tests.table.history import recovered
 from tests.table.medium import Call, FaultyMedium
@@ -50,6 +52,44 @@ async def test_requests_that_come_during_a_sync_share_the_next_one(medium: Fault
         # The second group, and perhaps a Fill.
         assert medium.counts[Call.WRITE] <= writes + 2
     assert len(recovered(medium)) == 51
+
+
+@pytest.mark.parametrize("ending", ["ok", "read-only"])
+async def test_a_group_takes_no_more_writes_than_the_loop_can_end_at_once(
+    medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """However long a sync takes and however many go on writing; reads go on, and nobody is forgotten or overtaken."""
+    monkeypatch.setattr(store_module, "_GROUP_WRITES", 5)
+    sizes: list[int] = []
+    committed = Store.committed
+
+    def count(store: Store, commit: Commit) -> None:
+        sizes.append(len(commit.writes))
+        committed(store, commit)
+
+    monkeypatch.setattr(Store, "committed", count)
+    async with serving(medium) as table:
+        await table.ask(Set(b"k", b"v"))
+        gate = medium.hold(Call.SYNC)
+        requests = [
+            table.request(*(Set(b"%d" % number, b"%d" % turn) for number in range(3)), origin=origin)
+            for origin in [table.new_origin() for _ in range(6)]
+            for turn in range(3)
+        ]
+        await table.reached(gate)
+        await table.settle()
+        assert await table.request(Get(b"k"), origin=table.new_origin()).future == [b"v"]
+        if ending == "read-only":
+            medium.fail(errno.EIO, calls={Call.SYNC})
+        gate.opened.set()
+        answers = [await request.future for request in requests]
+        if ending == "ok":
+            # What was cut comes back unfinished; its connection asks again.
+            assert all(result is None for results in answers for result in results)
+            assert sum(map(len, answers)) == sum(sizes[1:])
+        else:
+            assert all(isinstance(result, ReadOnly) for results in answers for result in results)
+    assert max(sizes) <= 5
 
 
 async def test_an_ok_comes_behind_the_sync_that_covers_it(medium: FaultyMedium) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,6 +94,21 @@ def test_a_clean_stop_makes_only_a_quick_hint(tmp_path: Path, pool: ThreadPoolEx
     assert not hint.path_of(path).exists()
     writer.add_last(path, QUICK_BYTES)
     assert hint.path_of(path).exists()
+
+
+def test_a_stop_of_many_tables_does_not_wait_for_each_ones_hint(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    table = Table(FaultyMedium(tmp_path), tmp_path)
+    for number in range(1_000):
+        table.set(b"%d" % number, b"")
+    table.commit()
+    table.stop()
+    path = max(segments(tmp_path / "t"))
+    writer = HintWriter(FaultyMedium(tmp_path), pool, lambda _, error: pytest.fail(str(error)))
+    writer.last_until = time.monotonic()
+    writer.add_last(path, QUICK_BYTES)
+    assert not hint.path_of(path).exists()
+    assert not list((tmp_path / "t").glob("*.tmp"))
+    assert len(Table(FaultyMedium(tmp_path), tmp_path).items()) == 1_000
 
 
 async def test_a_table_that_was_stopped_starts_from_hints_alone(tmp_path: Path, pool: ThreadPoolExecutor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 from pathlib import Path
@@ -178,3 +179,23 @@ def test_a_segment_is_read_from_memory_without_a_lock() -> None:
     names = Segment.read_cached.__code__.co_names
     assert "was_read" in names
     assert not {"_shared", "pin", "ensure_open", "acquire"} & set(names)
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced", "cut"])
+async def test_a_look_misses_a_parked_segment_as_it_does_an_open_one(medium: FaultyMedium, what: str) -> None:
+    async with serving(medium, segment_bytes=200, open_segments=OpenSegments(1)) as table:
+        await fill(table)
+        log = table.store.log
+        for is_lost in (False, True):
+            look = log.look()
+            look.run()
+            assert (log.lost(look) is not None) == is_lost
+            path = log.sealed()[0].path
+            assert not log.sealed()[0].is_open
+            if what == "removed":
+                path.unlink(missing_ok=True)
+            elif what == "replaced":
+                shutil.copy(path, path.with_name("copy"))
+                path.with_name("copy").replace(path)
+            else:
+                os.truncate(path, 150)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from kvsd.errors import CorruptLog, UnsupportedFormat
 from kvsd.table.entry import HEADER_BYTES, MAX_FORMAT_VALUE_BYTES, Kind
+from kvsd.table.progress import RecoveryAbandoned, RecoveryProgress
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, parse_name
 from kvsd.table.work import RESERVE_NAME
 from kvsd.types import Fsync
@@ -492,6 +494,100 @@ def test_times_rise_over_a_restart_although_the_clock_went_back(tmp_path: Path) 
     table.put(b"k", b"w")
     table.stop()
     assert outcome(tmp_path) == {b"k": b"w"}
+
+
+def logs_to_abandon(root: Path, *, sealed: bool, hinted: bool, torn: bool) -> dict[bytes, bytes]:
+    """Several segments, with or without hints, and a tail; what a start must find."""
+    medium = FaultyMedium(root)
+    table = Table(medium, root, segment_bytes=SEGMENT_BYTES)
+    for number in range(40):
+        table.put(b"%d" % (number % 15), b"value %d" % number)
+    if hinted:
+        table.write_hints()
+    items = table.items()
+    table.stop() if sealed else table.kill()
+    if torn:
+        with max((root / "t").glob("*.seg")).open("ab") as file:
+            file.write(b"an interrupted append")
+    return items
+
+
+@pytest.mark.parametrize(
+    ("sealed", "hinted", "torn"),
+    [(True, False, False), (True, True, False), (False, False, False), (False, True, True)],
+)
+def test_a_recovery_that_is_given_up_at_any_moment_leaves_what_the_next_start_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sealed: bool, hinted: bool, torn: bool
+) -> None:
+    checks_left = 0
+
+    def check(_: RecoveryProgress) -> None:
+        nonlocal checks_left
+        checks_left -= 1
+        if checks_left < 0:
+            raise RecoveryAbandoned
+
+    abandoned = 0
+    while True:
+        root = tmp_path / str(abandoned)
+        root.mkdir()
+        items = logs_to_abandon(root, sealed=sealed, hinted=hinted, torn=torn)
+        checks_left = abandoned
+        medium = FaultyMedium(root)
+        with monkeypatch.context() as patch:
+            patch.setattr(RecoveryProgress, "check", check)
+            try:
+                Table(medium, root).kill()
+                break
+            except RecoveryAbandoned:
+                assert not medium.open_files
+                abandoned += 1
+        table = Table(FaultyMedium(root), root)
+        assert table.items() == items
+        table.stop()
+    assert abandoned >= 10
+
+
+@pytest.mark.parametrize("hinted", [True, False])
+def test_a_recovery_can_be_given_up_within_milliseconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hinted: bool
+) -> None:
+    table = Table(FaultyMedium(tmp_path), tmp_path, segment_bytes=2 << 20)
+    for number in range(20_000):
+        table.set(b"%d" % number, bytes(100))
+        if number % 500 == 0:
+            table.commit()
+    table.commit()
+    table.stop()
+    if hinted:
+        table.write_hints()
+    seen: list[int] = []
+    monkeypatch.setattr(RecoveryProgress, "check", lambda progress: seen.append(progress.bytes_done))
+    Table(FaultyMedium(tmp_path), tmp_path).kill()
+    largest = max(later - earlier for earlier, later in pairwise(seen))
+    assert largest <= 300 << 10, "about 5 ms of work for the smallest entries"
+
+
+def test_a_copy_that_was_read_while_the_log_was_written_is_refused(tmp_path: Path) -> None:
+    """The manual says why such a copy is no backup, even without a compaction."""
+    table = Table(FaultyMedium(tmp_path), tmp_path)
+    for number in range(3):  # the second gets room ahead of it
+        table.put(b"early %d" % number, bytes(1_000))
+        table.fill()
+    [segment] = table.directory.glob("*.seg")
+    read_to = 16 << 10
+    before = segment.read_bytes()[:read_to]
+    assert len(before) == read_to
+    for number in range(40):
+        table.put(b"late %d" % number, bytes(1_000))
+    after = segment.read_bytes()[read_to:]
+    copy = tmp_path / "copy"
+    (copy / "t").mkdir(parents=True)
+    (copy / "t" / segment.name).write_bytes(before + after)
+    with pytest.raises(CorruptLog, match="yet synced entries follow"):
+        Table(FaultyMedium(copy), copy)
+    assert len(table.items()) == 43
+    table.stop()
 
 
 def test_damage_in_the_group_before_the_last_is_told_though_the_last_was_staged_beside_it(tmp_path: Path) -> None:

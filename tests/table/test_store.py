@@ -9,8 +9,11 @@ import pytest
 
 from kvsd.errors import CorruptLog
 from kvsd.table import index
+from kvsd.table import store as store_module
+from kvsd.table.expiry import AT_ONCE
 from kvsd.table.log import Read
-from tests.table.driver import Table, segments
+from kvsd.table.request import Count, Page, Scan
+from tests.table.driver import START_US, Clock, Table, segments
 from tests.table.medium import Call, FaultyMedium
 
 
@@ -146,3 +149,59 @@ def test_any_bytes_come_back_after_a_restart(medium: FaultyMedium, key: bytes, v
     again = Table(medium, medium.root)
     assert again.get(key) == value
     again.kill()
+
+
+# Many keys at once
+
+
+def test_counts_and_pages_are_right_while_many_keys_have_just_expired(medium: FaultyMedium) -> None:
+    """They become due in slices; nobody sees those whose slice has not come."""
+    clock = Clock()
+    table = Table(medium, medium.root, now_us=clock)
+    keys = [b"%04d" % number for number in range(4 * AT_ONCE)]
+    for number, key in enumerate(keys):
+        table.store.set(key, b"v", clock.now_us + (10 if number % 2 else 1_000))
+    table.commit()
+    alive = keys[::2]
+    assert table.decide(Count(keys[10], keys[-10])) == len(keys) - 20
+    clock.now_us += 10
+    assert len(table.store) == len(alive)
+    assert not table.store.is_ordered
+    assert table.decide(Count(keys[10], keys[-10])) == len(alive) - 10
+    page = table.decide(Scan(keys[100], None, 50, False))
+    assert isinstance(page, Page)
+    assert [key for key, _ in page.items] == alive[50:100]
+    table.put(keys[11], b"again")
+    assert table.decide(Count(keys[10], keys[-10])) == len(alive) - 9
+    swept = 0
+    while count := table.store.sweep(100):
+        swept += count
+        table.commit()
+    assert swept == len(keys) // 2 - 1
+    assert len(table.store) == len(alive) + 1
+    assert table.decide(Count(keys[10], keys[-10])) == len(alive) - 9
+
+
+def test_a_slice_of_expiries_is_bounded(medium: FaultyMedium) -> None:
+    clock = Clock()
+    table = Table(medium, medium.root, now_us=clock)
+    for number in range(3 * AT_ONCE):
+        table.store.set(b"%d" % number, b"v", clock.now_us + 10)
+    table.commit()
+    clock.now_us += 10
+    expiries = table.store.index.expiries
+    assert len(expiries.advance(clock.now_us)) == AT_ONCE
+    assert expiries.behind(clock.now_us) == 2 * AT_ONCE
+    assert table.store.sweep(10) == 10
+    assert len(expiries.due) == AT_ONCE
+
+
+def test_a_table_lets_go_of_its_memory_in_slices(medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_FREED_AT_ONCE", 10)
+    table = Table(medium, medium.root, cache_bytes=1 << 20)
+    for number in range(100):
+        table.store.set(b"%d" % number, b"v", START_US * 2)
+    table.commit()
+    table.decide(Count(b"0", b"9"))
+    assert sum(1 for _ in table.store.free()) >= 30
+    assert len(table.store.index) == len(table.store.index.expiries.times) == len(table.store.cache._values) == 0
