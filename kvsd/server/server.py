@@ -377,6 +377,8 @@ def is_loopback(host: str) -> bool:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise ConfigError(f"cannot listen on {host}: {error.strerror}; check server.listen_host") from error
+    except UnicodeError:  # too long a label, or an empty one
+        raise ConfigError(f"cannot listen on {host}: it is no host name; check server.listen_host") from None
     return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 

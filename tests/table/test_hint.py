@@ -109,12 +109,12 @@ def test_a_start_from_hints_finds_what_one_from_the_log_finds(
 
 
 def test_a_start_from_hints_reads_no_values(tmp_path: Path) -> None:
-    directory = write(tmp_path, [(b"%d" % number, 500) for number in range(20)])
+    directory = write(tmp_path, [(b"%d" % number, 2_000) for number in range(20)])
     write_hints(directory)
     medium = Counting(tmp_path)
     table = Table(medium, tmp_path)
-    assert medium.bytes_read < 20 * 500
-    assert table.store.recovering.bytes_done == table.store.recovering.bytes_total > 20 * 500
+    assert medium.bytes_read < 20 * 2_000
+    assert table.store.recovering.bytes_done == table.store.recovering.bytes_total > 20 * 2_000
     table.kill()
 
 
