@@ -9,14 +9,17 @@ brought some, so the grammar in decoder.py reads from top to bottom and nothing 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from kvsd.errors import ProtocolError
 
 T = TypeVar("T")
 Reading: TypeAlias = Generator[None, None, T]
-"""Yields until there are enough bytes, then returns a T."""
+"""Yields until there are enough bytes, or while the allowance is used up, then returns a T."""
+
+UNLIMITED: Final = sys.maxsize
 
 
 class Buffer:
@@ -27,7 +30,7 @@ class Buffer:
     all there grows in a bytearray of its own.
     """
 
-    __slots__ = ("_body", "_missing", "data", "discarding", "position", "skipped", "taken")
+    __slots__ = ("_body", "_missing", "allowance", "data", "discarding", "position", "skipped", "taken")
 
     def __init__(self) -> None:
         self.data = b""
@@ -38,6 +41,8 @@ class Buffer:
         self.skipped = 0
         """Bytes among `taken` that were not stored."""
         self.discarding = False
+        self.allowance = UNLIMITED
+        """Frames that may be read before others have their turn."""
         self._body: bytearray | None = None
         self._missing = 0
 

@@ -38,9 +38,12 @@ from kvsd.server.replies import Replies
 from kvsd.server.translation import TableRequest, operation_of, value_bytes_of
 from kvsd.table import request
 from kvsd.table.budget import Budget, out_of_memory
-from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation
+from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation, work_of
 
 READ_BUFFER_BYTES: Final = 256 << 10
+
+_TURN_FRAMES: Final = 1_000
+"""After so much work, or MAX_OPERATIONS of the common messages, others have their turn: 1 to 2 ms."""
 
 _LINGER_SECONDS: Final = 1.0
 """After a fatal error what still arrives is thrown away for so long: closing at once could destroy the Fail that
@@ -229,7 +232,7 @@ class Session(Connection):
                 self._take_credentials()
             if self._principal is not None:
                 self._take_operations()
-            if self._decoder.buffered_bytes > FREE_BYTES:
+            if self._decoder.held_bytes > FREE_BYTES:
                 self._hold_input()
         except ProtocolError as error:
             self._end_with(error)
@@ -240,9 +243,10 @@ class Session(Connection):
         self._go_on()
 
     def _take_operations(self) -> None:
-        """Take a bounded number of messages: others have their turn before the rest is looked at."""
+        """Take a bounded amount of work: others have their turn before the rest is looked at."""
         operations: list[Operation] = []
         value_bytes = 0
+        self._decoder.allow(_TURN_FRAMES)
         try:
             for _ in range(MAX_OPERATIONS):
                 message = self._decoder.next_message()
@@ -255,6 +259,7 @@ class Session(Connection):
                     case messages.Delete():
                         operations.append(request.Delete(message.key))
                     case None:
+                        self._behind = self._decoder.is_tired
                         return
                     case _:
                         asked = self._translate(message)
@@ -282,6 +287,7 @@ class Session(Connection):
             operation = operation_of(message, self._services.limits, time.time_ns() // 1000)
         except RequestError as error:
             return Refused(error)
+        self._decoder.charge(work_of(operation))
         return _Asked(self._mailbox_of(message.namespace, message.table), operation, value_bytes_of(message))
 
     def _mailbox_of(self, namespace: str | None, table: str | None) -> Mailbox | KvsdError:
@@ -331,13 +337,13 @@ class Session(Connection):
 
     def _hold_input(self) -> None:
         """Count a half-received value; where the budget has no room, its bytes are dropped and it is refused."""
-        unread_bytes = self._decoder.buffered_bytes - FREE_BYTES
+        unread_bytes = self._decoder.held_bytes - FREE_BYTES
         if self._services.budget.hold(unread_bytes):
             self._input_held_bytes = unread_bytes
             return
         self._decoder.refuse_incomplete(out_of_memory())
         # What is left in memory is at most one read, unless the message is made of many parts.
-        if self._decoder.buffered_bytes > READ_BUFFER_BYTES:
+        if not self._behind and self._decoder.held_bytes > READ_BUFFER_BYTES:
             self._end_with(out_of_memory())
 
     async def _carry_out(self, command: AdministrationRequest) -> None:
