@@ -138,7 +138,7 @@ class Decoder:
     an `allowance`: once so many frames are read, a message is left where it is, and `next_message` returns None.
     """
 
-    __slots__ = ("_buffer", "_fault", "_reader", "_reading", "limits")
+    __slots__ = ("_begun", "_buffer", "_fault", "_reader", "_reading", "limits")
 
     def __init__(self, limits: Limits = Limits()) -> None:
         self.limits = limits
@@ -149,6 +149,12 @@ class Decoder:
         self._reader: _MessageReader | None = None
         self._reading: Reading[Message | Refused] | None = None
         self._fault: str | None = None
+        self._begun = 0
+
+    @property
+    def unfinished(self) -> int:
+        """The number of the message that is arriving, which no other one of this decoder has; 0 none."""
+        return 0 if self._reader is None else self._begun
 
     @property
     def buffered_bytes(self) -> int:
@@ -195,6 +201,7 @@ class Decoder:
                 return message
             if self._buffer.allowance <= 0:
                 return None
+            self._begun += 1
             self._reader = _MessageReader(self._buffer, self.limits)
             self._reading = self._reader.read()
         try:
