@@ -182,6 +182,7 @@ class Session(Connection):
 
     def _take_credentials(self) -> None:
         """Take the first message, which must be Authenticate; verifying it may go on in a task."""
+        self.on_speaking()
         message = self._decoder.next_message()
         match message:
             case None:
@@ -216,6 +217,7 @@ class Session(Connection):
         self._replies.send()
 
     def _admit(self, principal: Principal) -> None:
+        self.on_admitted()
         self._principal = principal
         self._mailbox = self._services.dispatcher.mailbox(principal, DEFAULT_TABLE)
         self._decoder.limits = self._services.limits
