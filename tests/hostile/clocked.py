@@ -1,8 +1,8 @@
 """`kvsd serve` with a clock: `python -m tests.hostile.clocked serve --config FILE`.
 
-A line on stdin starts or ends a measurement; at its end a line on stdout tells, in milliseconds, the most processor time
-that two successive turns of the event loop have taken. A ping that arrives just behind a look at the sockets waits for
-the rest of that turn, and at most for the whole of the next one, so none waits for longer.
+A line on stdin starts or ends a measurement. At its end a line on stdout tells, in milliseconds, the most processor
+time that two successive turns of the event loop have taken. A ping that arrives just behind a look at the sockets waits
+for the rest of that turn, and at most for the whole of the next one, so none waits for longer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Clock:
             self._last = time.thread_time()
             self._loop.call_soon(self._tick)
         else:
-            print(f"{self._longest * 1000:.3f}", flush=True)
+            os.write(1, b"%.3f\n" % (self._longest * 1000))
 
     def _tick(self) -> None:
         if not self._is_ticking:

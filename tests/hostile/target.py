@@ -10,9 +10,10 @@ import contextlib
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -56,7 +57,10 @@ class Target:
         program: str = "kvsd",
         **settings: object,
     ) -> None:
-        """`program` is the module that serves. `descriptors` are the soft and the hard limit that the process starts with; `settings` are the server's."""
+        """`program` is the module that serves; `settings` are the server's.
+
+        `descriptors` are the soft and the hard limit that the process starts with.
+        """
         self.tls = tls
         self.ca_path = certificates / "ca.pem"
         self.port = 0
@@ -150,6 +154,15 @@ class Target:
             print(f"\n{attack}: {memory.growth_bytes / MIB:.1f} MiB")  # noqa: T201 - the figure is what one runs it for
         finally:
             watching.cancel()
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The process stands still within the block, as behind a laptop's lid."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     @contextlib.asynccontextmanager
     async def longest_wait(self) -> AsyncIterator[list[float]]:

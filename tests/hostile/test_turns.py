@@ -10,7 +10,6 @@ import contextlib
 import ssl
 from collections.abc import Iterator
 from enum import IntEnum
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -113,7 +112,10 @@ CASES: dict[int, list[Message | bytes]] = {
         engine.Scan(*NAMES, b"", None, 1, values=True),
     ],
     EngineType.PAGE: [engine.Page(None, ()), many(65, b"|", 2) + many(65, b"+k\r\n", FRAMES - 1)],
-    AdministrationType.TABLE_CREATE: [admin.TableCreate(None, "default"), admin.TableCreate(None, TEXT, pairs("fsync"))],
+    AdministrationType.TABLE_CREATE: [
+        admin.TableCreate(None, "default"),
+        admin.TableCreate(None, TEXT, pairs("fsync")),
+    ],
     AdministrationType.TABLE_LIST: [admin.TableList(None)],
     AdministrationType.TABLE_INFO: [admin.TableInfo(*NAMES)],
     AdministrationType.TABLE_SETTINGS: [
