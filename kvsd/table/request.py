@@ -209,7 +209,7 @@ def work_of(operation: Operation) -> int:
     return len(operation.steps) if isinstance(operation, Batch) else 1
 
 
-MAX_OPERATIONS: Final = 1_000
+MAX_OPERATIONS: Final = 500
 """Simple ones, or as much work: then a Request is cut."""
 MAX_REPLY_BYTES: Final = 1 << 20
 """And then, too: a read of 256 KiB can ask for 26,000 values of 10 MiB each."""
