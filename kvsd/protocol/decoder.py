@@ -160,13 +160,16 @@ class Decoder:
     def buffered_bytes(self) -> int:
         """Bytes received and held that have not been returned as messages."""
         buffer = self._buffer
-        # Between messages all is in `data`; this is asked for after every read.
         return len(buffer.data) - buffer.position if self._reader is None else buffer.held_bytes
 
     @property
     def held_bytes(self) -> int:
         """The memory that these take: a frame is an object of its own."""
-        return self.buffered_bytes + (0 if self._reader is None else FRAME_BYTES * len(self._reader.frames))
+        buffer = self._buffer
+        # Between messages all is in `data`; this is asked for after every read.
+        if self._reader is None:
+            return len(buffer.data) - buffer.position
+        return buffer.held_bytes + FRAME_BYTES * len(self._reader.frames)
 
     @property
     def is_tired(self) -> bool:
