@@ -185,6 +185,8 @@ class Listener:
             finally:
                 client.cancel()
                 freed.cancel()
+                # To their ends: the first one removes the readers that `_accept_one` is about to add.
+                await asyncio.wait((client, freed))
             if self._permits.locked():
                 seconds = self._newcomers.make_way(self._loop.time())
                 if seconds is not None:
