@@ -60,6 +60,13 @@ def test_the_synchronous_core_knows_no_asyncio() -> None:
         assert "asyncio" not in imports(path), path
 
 
+def test_no_thread_is_started_when_it_is_needed() -> None:
+    """The one pool whose threads are all there from the start is that of `kvsd.table.threads`."""
+    for path in [*(ROOT / "table").glob("*.py"), *(ROOT / "server").glob("*.py")]:
+        text = path.read_text("utf-8")
+        assert not [word for word in ("ThreadPoolExecutor", "to_thread", "run_in_executor(None") if word in text], path
+
+
 def test_the_protocol_is_pure() -> None:
     for path in (ROOT / "protocol").glob("*.py"):
         assert not imports(path) & {"asyncio", "socket", "ssl", "time", "threading", "os"}

@@ -1,12 +1,14 @@
 """`kvsd certs`: make, show and check certificates."""
 
+import os
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
 from kvsd.cli.app import ConfigOption, JsonOption, new_group
-from kvsd.cli.output import Output
+from kvsd.cli.interrupts import tidied_up
+from kvsd.cli.output import Output, for_json, path_text
 from kvsd.cli.settings import load_settings
 from kvsd.config import Config
 from kvsd.errors import ConfigError
@@ -23,6 +25,7 @@ app = new_group("Make, show and check the server's certificate and its local CA.
 
 
 @app.command()
+@tidied_up()
 def init(
     host: Annotated[
         list[str] | None,
@@ -51,11 +54,13 @@ def init(
 
     created = create(certificate, key, [settings.server.listen_host, *(host or ())])
     if json:
-        output.document({"files": [str(file) for file in created.files], "ca": str(created.ca)})
+        files = [for_json(os.fsencode(file)) for file in created.files]
+        output.document({"files": files, "ca": for_json(os.fsencode(created.ca))})
         return
     for file in created.files:
-        output.line(str(file))
-    output.note(f"made these files; clients on other machines need a copy of {created.ca}, and of nothing else")
+        output.line(path_text(file))
+    ca = path_text(created.ca)
+    output.note(f"made these files; clients on other machines need a copy of {ca}, and of nothing else")
 
 
 @app.command()
@@ -81,7 +86,7 @@ def show(
     for number, path in enumerate([certificate] if ca is None else [certificate, ca]):
         found = inspect(path)
         facts = {
-            "certificate": str(found.path),
+            "certificate": path_text(found.path),
             "subject": found.subject,
             "issuer": found.issuer,
             "names": ", ".join(found.names) or "none",
@@ -92,7 +97,7 @@ def show(
         if json:
             output.document(
                 {
-                    "certificate": str(found.path),
+                    "certificate": for_json(os.fsencode(found.path)),
                     "subject": found.subject,
                     "issuer": found.issuer,
                     "names": list(found.names),

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from kvsd.cli import prompt
-from kvsd.cli.app import ConfigOption, JsonOption
-from kvsd.cli.failures import UsageError
+from kvsd.cli.app import ConfigOption, JsonOption, new_command, options_of
+from kvsd.cli.failures import OutputFailed, UsageError
+from kvsd.cli.names import parted
 from kvsd.cli.output import Output
 from kvsd.cli.settings import load_settings
 from kvsd.config import Config
@@ -49,7 +51,9 @@ class ClientOptions:
     namespace: Annotated[
         str | None, typer.Option("--namespace", metavar="NAME", help="Namespace of the table (default).")
     ] = None
-    table: Annotated[str | None, typer.Option("--table", metavar="NAME", help="Table of the keys (default).")] = None
+    table: Annotated[
+        str | None, typer.Option("--table", metavar="NAME", help="Table of the keys (default), or NAMESPACE/TABLE.")
+    ] = None
     json: JsonOption = False
 
     @property
@@ -70,6 +74,7 @@ class ClientOptions:
         """
         from kvsd.client.settings import INSECURE_WARNING
 
+        namespace, table = self._place()
         config = load_settings(
             self.config,
             self.output,
@@ -82,13 +87,22 @@ class ClientOptions:
                 "client.insecure": ("--insecure", self.insecure or None),
                 "client.disable_tls": ("--disable-tls", self.disable_tls or None),
                 "client.timeout": ("--timeout", self.timeout),
-                "client.namespace": ("--namespace", self.namespace),
-                "client.table": ("--table", self.table),
+                "client.namespace": ("--namespace" if self.namespace else "--table", namespace),
+                "client.table": ("--table", table),
             },
         )
         if config.client.insecure and not config.client.disable_tls:
             self.output.warning(INSECURE_WARNING)
         return _settings(config)
+
+    def _place(self) -> tuple[str | None, str | None]:
+        """The namespace and the table that the options name."""
+        if self.table is None or "/" not in self.table:
+            return self.namespace, self.table
+        namespace, table = parted(self.table)
+        if self.namespace not in {None, namespace}:
+            raise UsageError("--namespace and --table name different namespaces; give the one in --table only")
+        return namespace, table
 
     def _password(self) -> tuple[str, str | None]:
         """The flag that says the password, and the password."""
@@ -116,6 +130,27 @@ def client_command(command: Callable[..., None]) -> Callable[..., None]:
     # What inspect, and with it typer, believes.
     vars(run)["__signature__"] = inspect.Signature([*own, *shared])
     return run
+
+
+def shared_options() -> dict[str, bool]:
+    """The options of ClientOptions by name, and whether an argument follows."""
+    app = new_command()
+    app.command()(client_command(lambda options: None))
+    return options_of(get_command(app))
+
+
+def changing_command(command: Callable[..., None]) -> Callable[..., None]:
+    """The same for a command that prints only after it has changed something: where that fails, it tells both."""
+
+    def run(options: ClientOptions, **given: Any) -> None:  # Any: as above
+        try:
+            command(options, **given)
+        except OutputFailed as error:
+            raise OutputFailed(f"it is done, but the answer is lost: {error}") from None
+
+    run.__doc__ = command.__doc__
+    vars(run)["__signature__"] = inspect.signature(command)
+    return client_command(run)
 
 
 def _settings(config: Config) -> "ConnectSettings":

@@ -5,31 +5,37 @@ import any of them before it is needed.
 """
 
 from importlib import import_module
-from typing import Annotated, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import kvsd
-from kvsd.cli.app import new_command, show_help
+from kvsd.cli.app import CommandGroup, new_command, no_command, show_help
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import Output
 
-_COMMANDS: Final = {
-    "init": "init",
-    "serve": "serve",
-    **{name: name for name in ("set", "get", "delete", "entry")},
-    **dict.fromkeys(("expire", "ttl", "persist"), "expiry"),
-    **dict.fromkeys(("incr", "decr", "append", "getset", "getdel", "exists"), "updates"),
-    **dict.fromkeys(("scan", "keys", "count"), "scan"),
-    **dict.fromkeys(("mget", "mset", "batch"), "many"),
-    **{name: name for name in ("table", "namespace", "compact")},
-    "ping": "ping",
-    "import": "import_",
-    **{name: name for name in ("sizing", "config", "certs", "passwd", "version")},
+_FAMILIES: Final = {
+    "A server": {name: name for name in ("init", "serve", "ping")},
+    "Keys and values": {
+        **{name: name for name in ("set", "get", "delete", "entry")},
+        **dict.fromkeys(("exists", "getset", "getdel", "append", "incr", "decr"), "updates"),
+        **dict.fromkeys(("expire", "ttl", "persist"), "expiry"),
+    },
+    "Many keys": {
+        **dict.fromkeys(("scan", "keys", "count"), "scan"),
+        **dict.fromkeys(("mget", "mset", "batch"), "many"),
+    },
+    "Tables": {name: name for name in ("table", "namespace", "compact")},
+    "Setting up": {
+        "import": "import_",
+        **{name: name for name in ("restored", "sizing", "config", "certs", "passwd", "version")},
+    },
 }
-"""Command → module. A module that has several keeps them in `apps`, by name; else it is its `app`."""
+"""Family → command → module. A module that has several keeps them in `apps`, by name; else it is its `app`."""
+
+_COMMANDS: Final = {name: module for family in _FAMILIES.values() for name, module in family.items()}
 
 _ALIASES: Final = {"server": "serve"}
 """The Rust program's names."""
@@ -38,7 +44,7 @@ _ParsingError: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 """The base of all that typer raises about arguments; it moved between typer's versions and has no public name."""
 
 
-class _Commands(TyperGroup):
+class _Commands(CommandGroup):
     """Imports a command when it is called, and all of them to list them."""
 
     def list_commands(self, ctx: object) -> list[str]:
@@ -47,11 +53,15 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: object, cmd_name: str) -> TyperCommand | TyperGroup:
         name = _ALIASES.get(cmd_name, cmd_name)
         if name not in _COMMANDS:
-            raise UsageError(f"there is no command {cmd_name!r}{_did_you_mean(name)}; `kvsd --help` lists all")
+            raise no_command(cmd_name, _COMMANDS, "kvsd")
         module = import_module(f"kvsd.cli.{_COMMANDS[name]}")
         command = get_command(module.apps[name] if hasattr(module, "apps") else module.app)
         assert isinstance(command, TyperCommand | TyperGroup)
         return command
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # as the base
+        for title, family in _FAMILIES.items():
+            self.format_family(ctx, formatter, title, family)
 
 
 def run(arguments: list[str]) -> int:
@@ -68,14 +78,6 @@ def run(arguments: list[str]) -> int:
         what = misuse.format_message().rstrip(".")
         raise UsageError(f"{what[:1].lower()}{what[1:]}; `{command} --help` shows what it takes") from None
     return 0
-
-
-def _did_you_mean(name: str) -> str:
-    # Imported here: needed for mistakes only.
-    from difflib import get_close_matches
-
-    nearest = get_close_matches(name, _COMMANDS, n=1)
-    return f", did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,6 +1,5 @@
 """`kvsd compact`: have a table's log rewritten without what is no longer wanted, and see how far that is."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
 from kvsd.cli.failures import CommandFailed, UsageError
 from kvsd.cli.names import parted
+from kvsd.cli.output import shown_progress
 
 if TYPE_CHECKING:
     from kvsd.client.administration import Action, CompactionProgress
@@ -32,9 +32,9 @@ def compact(
     resume: Annotated[bool, typer.Option("--resume", help="Let compactions go on.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Only tell how far it is.")] = False,
 ) -> None:
-    """Compact TABLE: give back the space of what was deleted, replaced or has expired. Waits for the end.
+    """Give back the space of what was deleted, replaced or has expired.
 
-    The table is served meanwhile. An interrupt ends the waiting, not the compaction.
+    Waits for the end. The table is served meanwhile. An interrupt ends the waiting, not the compaction.
 
     \b
     Examples:
@@ -74,12 +74,12 @@ def compact(
 @contextmanager
 def _shown() -> "Iterator[Callable[[CompactionProgress], None]]":
     """What shows progress: a bar while somebody looks."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
+    with shown_progress() as console:
+        if console is None:
+            yield lambda _: None
+            return
+        from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("compacting", total=None)
-        yield lambda progress: bar.update(task, completed=progress.bytes_done, total=progress.bytes_total or None)
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task("compacting", total=None)
+            yield lambda progress: bar.update(task, completed=progress.bytes_done, total=progress.bytes_total or None)

@@ -1,11 +1,13 @@
 """`kvsd config`: which settings hold, and where they come from."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 from kvsd.cli.app import ConfigOption, JsonOption, new_group
-from kvsd.cli.output import Output, on_terminal, print_table
+from kvsd.cli.output import Output, for_json, on_terminal, path_text, print_table
 from kvsd.cli.settings import load_settings
 from kvsd.config import SETTINGS, USERS, Config
 
@@ -38,7 +40,7 @@ def show(config: ConfigOption = None, json: JsonOption = False) -> None:
         print_table(["setting", "value", "from"], _in_sections(_rows(settings)))
     else:
         for row in _rows(settings):
-            output.line("\t".join(row))
+            output.line(*row)
 
 
 @app.command()
@@ -52,15 +54,18 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
     """
     output = Output(as_json=json)
     settings = load_settings(config, output, file_required=True)
+    file = settings.path
+    assert file is not None  # required
     if json:
-        output.document({"file": str(settings.path), "status": "OK"})
+        output.document({"file": for_json(os.fsencode(file)), "status": "OK"})
     else:
-        output.line(f"OK {settings.path}")
+        output.line(f"OK {path_text(file)}")
 
 
 def _rows(config: Config) -> Iterator[_Row]:
     for name, setting in SETTINGS.items():
-        yield _Row(name, setting.shown(config.value(name)), config.origins[name])
+        value = config.value(name)
+        yield _Row(name, setting.shown(path_text(value) if isinstance(value, Path) else value), config.origins[name])
     users = ", ".join(user.username for user in config.storage.users) or "(none)"
     yield _Row(USERS, users, config.origins[USERS])
 

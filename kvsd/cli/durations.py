@@ -13,8 +13,14 @@ from kvsd.cli.failures import UsageError
 TtlOption: TypeAlias = Annotated[
     str | None, typer.Option("--ttl", metavar="TIME", help="Have the key gone after 500ms, 30s, 5m, 2h or 1d.")
 ]
+LARGEST_VERSION: Final = 2**63 - 1
+"""No key ever gets so far."""
+
 VersionOption: TypeAlias = Annotated[
-    int | None, typer.Option("--if-version", metavar="N", min=0, help="Only if the key has this version; 0: none.")
+    int | None,
+    typer.Option(
+        "--if-version", metavar="N", min=0, max=LARGEST_VERSION, help="Only if the key has this version; 0: none."
+    ),
 ]
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "": 1.0}

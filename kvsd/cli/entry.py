@@ -16,9 +16,10 @@ app = new_command()
 @app.command("entry")
 @client_command
 def entry(options: ClientOptions, key: Annotated[str, typer.Argument(metavar="KEY", help="What to read.")]) -> None:
-    """Print the version of KEY, when it was written, when it expires, and its value.
+    """Print the value of KEY with its version and its times.
 
-    The version is what `kvsd set --if-version` takes. Where there is no such key the exit status is 3.
+    The times are when it was written, and when it expires. The version is what `kvsd set --if-version`
+    takes. Where there is no such key the exit status is 3.
 
     \b
     Examples:

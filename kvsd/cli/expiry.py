@@ -6,18 +6,19 @@ from typing import Annotated, Final
 import typer
 
 from kvsd.cli.app import new_command
-from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.client import ClientOptions, changing_command, client_command
 from kvsd.cli.durations import duration
 from kvsd.cli.failures import KeyNotFound
 from kvsd.cli.output import for_json
+from kvsd.cli.values import ValueCommand
 
 apps: Final = {name: new_command() for name in ("expire", "ttl", "persist")}
 
 _Key = Annotated[str, typer.Argument(metavar="KEY", help="The key.")]
 
 
-@apps["expire"].command("expire")
-@client_command
+@apps["expire"].command("expire", cls=ValueCommand)
+@changing_command
 def expire(
     options: ClientOptions,
     key: _Key,
@@ -57,7 +58,7 @@ def ttl(options: ClientOptions, key: _Key) -> None:
 
 
 @apps["persist"].command("persist")
-@client_command
+@changing_command
 def persist(options: ClientOptions, key: _Key) -> None:
     """Have KEY stay: take its expiry away.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from kvsd.errors import KvsdError
 
 
@@ -9,6 +11,10 @@ class CommandFailed(KvsdError):
     """Something on this side of the connection: a file, the output."""
 
     code = "FAILED"
+
+
+class OutputFailed(CommandFailed):
+    """What stdout was to get cannot be written."""
 
 
 class UsageError(KvsdError):
@@ -25,4 +31,5 @@ class KeyNotFound(KvsdError):
     exit_status = 3
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"there is no key {key}")
+        """`key` is the word of the command line; keys are shown as UTF-8, whatever the locale."""
+        super().__init__(f"there is no key {os.fsencode(key).decode('utf-8', 'surrogateescape')}")

@@ -8,7 +8,7 @@ import typer
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
 from kvsd.cli.failures import KeyNotFound
-from kvsd.cli.output import as_text, for_json, on_terminal, write
+from kvsd.cli.output import for_json
 
 app = new_command()
 
@@ -34,7 +34,5 @@ def get(options: ClientOptions, key: Annotated[str, typer.Argument(metavar="KEY"
         raise KeyNotFound(key)
     if options.json:
         options.output.document({"key": for_json(wanted), "value": for_json(value)})
-    elif on_terminal():
-        options.output.line(as_text(value))
     else:
-        write(value)
+        options.output.value(value)

@@ -1,6 +1,5 @@
 """`kvsd import`: take over another program's data."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -8,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from kvsd.cli.app import new_command
-from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.client import ClientOptions, changing_command
 from kvsd.cli.failures import CommandFailed
+from kvsd.cli.output import path_text, shown_progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from kvsd.client.settings import ConnectSettings
     from kvsd.server.kvsd_rs import RustFile
     from kvsd.types import Key, Value
@@ -24,7 +26,7 @@ app = new_command()
 
 
 @app.command("import")
-@client_command
+@changing_command
 def import_(
     options: ClientOptions,
     from_kvsd_rs: Annotated[
@@ -35,10 +37,11 @@ def import_(
         typer.Option("--root-dir", metavar="DIR", help="Write to this data folder, whose server is not running."),
     ] = None,
 ) -> None:
-    """Import the live keys of a file, into a running server or offline into a data folder.
+    """Import the live keys of another program's file.
 
-    The whole file is verified first: where an entry is damaged, nothing is imported. An interrupted append at its end
-    is reported and left out. A key that exists already gets the imported value.
+    They go into a running server, or offline into a data folder. The whole file is verified first: where an entry is
+    damaged, nothing is imported. An interrupted append at its end is reported and left out.
+    A key that exists already gets the imported value.
 
     \b
     Examples:
@@ -48,16 +51,18 @@ def import_(
     # Imported here: the help needs none of it.
     from kvsd.server.kvsd_rs import RustFile
 
-    with RustFile(from_kvsd_rs) as file:
+    with shown_progress() as console, RustFile(from_kvsd_rs) as file:
+        items = file if console is None else _tracked(file, console)
         if root_dir is not None:
-            imported = _write(root_dir, _shown(file))
+            imported = _write(root_dir, items)
         else:
             import asyncio
 
-            imported = asyncio.run(_send(options.settings(), _shown(file)))
+            imported = asyncio.run(_send(options.settings(), items))
         if file.torn_bytes:
             options.output.warning(
-                f"{from_kvsd_rs} ends with {file.torn_bytes} bytes of an interrupted append, which were left out"
+                f"{path_text(from_kvsd_rs)} ends with {file.torn_bytes} bytes of an interrupted append, "
+                "which were left out"
             )
         if file.unchecked:
             options.output.warning(f"{file.unchecked} entries had no checksum and were taken as they are")
@@ -115,11 +120,8 @@ def _groups(items: "Iterable[tuple[Key, Value]]") -> "Iterator[list[tuple[Key, V
         yield group
 
 
-def _shown(file: "RustFile") -> "Iterable[tuple[Key, Value]]":
-    """The items of `file`, with a progress bar while somebody looks."""
-    if not sys.stderr.isatty():
-        return file
-    from rich.console import Console
+def _tracked(file: "RustFile", console: "Console") -> "Iterable[tuple[Key, Value]]":
+    """The items of `file`, with a bar that shows how far they are."""
     from rich.progress import track
 
-    return track(file, "importing", total=len(file), console=Console(stderr=True), transient=True)
+    return track(file, "importing", total=len(file), console=console, transient=True)

@@ -10,7 +10,8 @@ import typer
 
 from kvsd.cli.app import JsonOption, new_command
 from kvsd.cli.failures import CommandFailed
-from kvsd.cli.output import Output
+from kvsd.cli.interrupts import tidied_up
+from kvsd.cli.output import Output, for_json, path_text
 from kvsd.config import DEFAULT_HOST, FILE_NAME, SAMPLE_USERNAME, render
 
 app = new_command()
@@ -19,6 +20,7 @@ _PASSWORD_BYTES: Final = 24
 
 
 @app.command("init")
+@tidied_up()
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where; made if it is missing.")] = Path(),
     json: JsonOption = False,
@@ -43,7 +45,7 @@ def init(
     certificates = folder / "certs"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(config, "x", opener=_for_owner_only) as file:
+        with open(config, "x", encoding="utf-8", opener=_for_owner_only) as file:
             try:
                 file.write(text)
                 file.flush()
@@ -61,15 +63,17 @@ def init(
     except OSError as error:
         raise CommandFailed(f"cannot write {error.filename or config}: {error.strerror}; name another folder") from None
 
-    files = [str(config), *(map(str, created.files) if created else ())]
-    next_command = "kvsd serve" if folder == Path() else f"cd {shlex.quote(str(folder))} && kvsd serve"
+    files = [config, *(created.files if created else ())]
+    next_command = "kvsd serve" if folder == Path() else f"cd {shlex.quote(path_text(folder))} && kvsd serve"
     output = Output(as_json=json)
     if json:
-        output.document({"files": [*files], "username": SAMPLE_USERNAME, "next": next_command})
+        made = [for_json(os.fsencode(path)) for path in files]
+        output.document({"files": made, "username": SAMPLE_USERNAME, "next": next_command})
         return
-    for name in files:
-        output.line(name)
-    output.note(f"made these files; {config} holds the password of the user {SAMPLE_USERNAME}, so keep it private")
+    for path in files:
+        output.line(path_text(path))
+    holder = path_text(config)
+    output.note(f"made these files; {holder} holds the password of the user {SAMPLE_USERNAME}, so keep it private")
     output.note(f"next: {next_command}")
 
 

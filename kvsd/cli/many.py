@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from base64 import b64decode
 from collections.abc import Iterator
 from typing import Annotated, Final
@@ -10,16 +9,23 @@ from typing import Annotated, Final
 import typer
 
 from kvsd.cli.app import new_command
-from kvsd.cli.client import ClientOptions, client_command
-from kvsd.cli.durations import duration
+from kvsd.cli.client import ClientOptions, changing_command, client_command
+from kvsd.cli.durations import LARGEST_VERSION, duration
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import as_text, for_json
+from kvsd.cli.streams import stdin_lines
+from kvsd.cli.values import LiteralOption, ValueCommand, value_of
 from kvsd.client.batch import Batch
 from kvsd.errors import KvsdError
+from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS
 
 apps: Final = {name: new_command() for name in ("mget", "mset", "batch")}
 
-_MAX_LINE_BYTES: Final = 64 << 20
+_MAX_INPUT_BYTES: Final = 8 * MAX_BATCH_BYTES
+"""Of a batch as JSON, which has six bytes for some."""
+
+_MAX_LINES: Final = 100 * MAX_BATCH_STEPS
+"""Empty ones included."""
 
 
 @apps["mget"].command("mget")
@@ -27,7 +33,9 @@ _MAX_LINE_BYTES: Final = 64 << 20
 def mget(
     options: ClientOptions, keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="The keys.")]
 ) -> None:
-    """Print the values of several keys, a line each: the key, a tab, the value. Absent keys are left out.
+    """Print the values of several keys.
+
+    A line each: the key, a tab, the value. Absent keys are left out.
 
     \b
     Examples:
@@ -40,43 +48,57 @@ def mget(
         if options.json:
             options.output.document({"key": for_json(key), "value": None if value is None else for_json(value)})
         elif value is not None:
-            options.output.line(f"{as_text(key)}\t{as_text(value)}")
+            options.output.line(as_text(key), as_text(value))
 
 
-@apps["mset"].command("mset")
-@client_command
+@apps["mset"].command("mset", cls=ValueCommand)
+@changing_command
 def mset(
     options: ClientOptions,
-    pairs: Annotated[list[str], typer.Argument(metavar="KEY VALUE...", help="Keys and values in turn.")],
+    pairs: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY VALUE...", help="Keys and values in turn; as a value, - is stdin, @FILE a file."),
+    ],
+    literal: LiteralOption = False,
 ) -> None:
-    """Store several values, each for itself; `kvsd batch` stores all of them or none.
+    """Store several values, each for itself.
+
+    `kvsd batch` stores all of them or none. A value may begin with a dash.
 
     \b
     Examples:
       kvsd mset first 1 second 2
+      kvsd mset picture @picture.png degrees -5
     """
     if len(pairs) % 2:
         raise UsageError("a value is missing: give keys and values in turn")
-    words = [os.fsencode(word) for word in pairs]
+    if pairs[1::2].count("-") > 1 and not literal:
+        raise UsageError("stdin can be one value only; --literal stores each - itself")
+    items = {
+        os.fsencode(key): value_of(value, options.output, literal=literal)
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True)
+    }
     with options.connect() as client:
-        client.set_many(dict(zip(words[::2], words[1::2], strict=True)))
+        client.set_many(items)
     options.output.done()
 
 
 @apps["batch"].command("batch")
-@client_command
+@changing_command
 def batch(options: ClientOptions) -> None:
     """Carry out the steps on stdin, all of them or none.
 
     A JSON document a line: {"op": "set", "key": ..., "value": ...} with "ttl", "if_version" or "if_absent" where they
     are wanted, {"op": "delete", "key": ...} with "if_version", {"op": "check", "key": ..., "version": ...}. Keys and
-    values are text, or {"base64": ...}. Where a condition does not hold, nothing is changed and the exit status is 4.
+    values are text, stored as UTF-8, or {"base64": ...}. Where a condition does not hold, nothing is changed and the
+    exit status is 4.
 
     \b
     Examples:
       kvsd batch < steps.ndjson
       echo '{"op": "set", "key": "a", "value": "1"}' | kvsd batch
     """
+    options.output.reading("steps")
     steps = list(_documents())
     with options.connect() as client, client.batch() as together:
         for number, step in steps:
@@ -90,18 +112,35 @@ def batch(options: ClientOptions) -> None:
 
 
 def _documents() -> Iterator[tuple[int, dict[str, object]]]:
-    for number, line in enumerate(iter(lambda: sys.stdin.buffer.readline(_MAX_LINE_BYTES + 1), b""), 1):
-        if len(line) > _MAX_LINE_BYTES:
-            raise UsageError(f"line {number} of stdin is longer than {_MAX_LINE_BYTES} bytes")
+    """The steps on stdin, and the line of each."""
+    steps = 0
+    for number, line in enumerate(stdin_lines(_MAX_INPUT_BYTES), 1):
+        if number > _MAX_LINES:
+            raise UsageError(f"stdin has more than {_MAX_LINES} lines")
         if not line.strip():
             continue
+        steps += 1
+        if steps > MAX_BATCH_STEPS:
+            raise UsageError(f"a batch has at most {MAX_BATCH_STEPS} steps; divide it")
         try:
-            document = json.loads(line)
+            document = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_each_once, parse_constant=_refuse)
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
-            raise UsageError(f"line {number} of stdin is no JSON object")
+            raise UsageError(f"line {number} of stdin is no JSON object in UTF-8 that has each name once")
         yield number, document
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise ValueError
+    return document
+
+
+def _refuse(_: str) -> None:
+    """NaN and Infinity are no JSON."""
+    raise ValueError
 
 
 def _add(together: Batch, step: dict[str, object]) -> None:
@@ -131,7 +170,10 @@ def _add(together: Batch, step: dict[str, object]) -> None:
 def _bytes(given: object) -> bytes:
     match given:
         case str():
-            return os.fsencode(given)
+            try:
+                return given.encode()
+            except UnicodeEncodeError:
+                raise ValueError("half of a surrogate pair is no text; write the bytes as base64") from None
         case {"base64": str() as text, **rest} if not rest:
             return b64decode(text, validate=True)
         case _:
@@ -139,6 +181,6 @@ def _bytes(given: object) -> bytes:
 
 
 def _version(given: object) -> int | None:
-    if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 0):
+    if given is None or (isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= LARGEST_VERSION):
         return given
-    raise TypeError("a version is a whole number")
+    raise TypeError(f"a version is a whole number from 0 to {LARGEST_VERSION}")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kvsd.cli.app import new_group
-from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.client import ClientOptions, changing_command, client_command
 
 app = new_group("Make, list and drop namespaces, in which tables are.")
 
@@ -13,7 +13,7 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="The namespace.")]
 
 
 @app.command("create")
-@client_command
+@changing_command
 def create(options: ClientOptions, name: _Name) -> None:
     """Make the namespace NAME.
 
@@ -45,7 +45,7 @@ def list_(options: ClientOptions) -> None:
 
 
 @app.command("drop")
-@client_command
+@changing_command
 def drop(options: ClientOptions, name: _Name) -> None:
     """Drop the namespace NAME, which must have no tables.
 

@@ -8,6 +8,7 @@ import typer
 from kvsd.cli.app import new_command
 from kvsd.cli.client import ClientOptions, client_command
 from kvsd.cli.failures import UsageError
+from kvsd.cli.interrupts import tidied_up
 from kvsd.cli.output import Output
 from kvsd.config.values import DAY_SECONDS, seconds
 
@@ -37,7 +38,7 @@ def ping(
         raise UsageError(f"--interval {error}; `kvsd ping --help` shows what it takes") from None
     summary = _Summary()
     try:
-        with options.connect() as client:
+        with tidied_up(), options.connect() as client:
             for number in range(count):
                 if number:
                     time.sleep(pause_seconds)

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from kvsd.cli.failures import UsageError
+from kvsd.cli.interrupts import tidied_up
+from kvsd.cli.streams import read_file as read_bytes
+from kvsd.cli.streams import read_stdin, stdin_pieces, write_stderr
 
 _MAX_SECRET_BYTES: Final = 64 * 1024
 
@@ -20,7 +23,7 @@ def ask(question: str) -> str:
     # Imported here: every client command loads this file, and few ask.
     from getpass import GetPassWarning, getpass
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tidied_up():
         # getpass would read stdin instead, and echo.
         warnings.simplefilter("error", GetPassWarning)
         try:
@@ -29,14 +32,13 @@ def ask(question: str) -> str:
             raise UsageError("there is no terminal to ask on; pass the password in a file or a variable") from None
         except EOFError:
             raise UsageError("no password was typed") from None
+        except UnicodeDecodeError:
+            raise UsageError("what was typed is no text in this locale; check LC_ALL and LANG") from None
 
 
 def read_line() -> str:
     """The one line that stdin holds, without its end; UsageError where it holds more, or what is no text."""
-    data = b"" if sys.stdin is None else sys.stdin.buffer.read(_MAX_SECRET_BYTES + 1)
-    if len(data) > _MAX_SECRET_BYTES:
-        raise UsageError(f"stdin holds more than {_MAX_SECRET_BYTES} bytes; a password is one line")
-    line, _, rest = data.partition(b"\n")
+    line, _, rest = read_stdin(_MAX_SECRET_BYTES, "; a password is one line on it").partition(b"\n")
     if rest:
         raise UsageError("stdin holds more than one line; a password is one line")
     try:
@@ -48,12 +50,14 @@ def read_line() -> str:
 def read_file(path: Path) -> str:
     """The first line of a password file, without its end; UsageError where it cannot be read as one."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_SECRET_BYTES)
+        data = read_bytes(path, _MAX_SECRET_BYTES)
     except OSError as error:
         raise UsageError(f"cannot read the password file {path}: {error.strerror}; check --password-file") from None
+    line, _, _ = data.partition(b"\n")
+    if len(line) > _MAX_SECRET_BYTES:
+        raise UsageError(f"the password file {path} begins with no line of text; check --password-file")
     try:
-        return data.partition(b"\n")[0].removesuffix(b"\r").decode()
+        return line.removesuffix(b"\r").decode()
     except UnicodeDecodeError:
         raise UsageError(f"the password file {path} does not begin with UTF-8 text; check --password-file") from None
 
@@ -62,5 +66,6 @@ def confirm(question: str) -> bool:
     """Whether the person at the terminal says yes; without a terminal nobody does."""
     if sys.stdin is None or not sys.stdin.isatty():
         return False
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201 - a prompt is what this module is for
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    write_stderr(f"{question} [y/N] ".encode())
+    # A terminal hands out a line at a time.
+    return next(stdin_pieces(), b"").strip().lower() in {b"y", b"yes"}

@@ -1,5 +1,7 @@
 """`kvsd serve`: run the server."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,7 +9,8 @@ import typer
 
 from kvsd.cli.app import new_command
 from kvsd.cli.failures import CommandFailed
-from kvsd.cli.output import Output, discard_stdout
+from kvsd.cli.interrupts import tidied_up
+from kvsd.cli.output import Output, as_text
 from kvsd.config import load
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ app = new_command()
 
 
 @app.command("serve")
+@tidied_up()
 def serve(
     config: Annotated[
         Path | None,
@@ -84,9 +88,8 @@ def serve(
 
 
 def _announce(server: "Server") -> None:
-    try:
+    # Whoever was to read the line may be gone; the clients are not.
+    with suppress(BrokenPipeError, CommandFailed):
         for address in server.addresses:
-            Output().line(server.ready_line(address))
-    except (BrokenPipeError, CommandFailed):
-        # Whoever was to read the line is gone; the clients are not.
-        discard_stdout()
+            # Its path is text of the locale.
+            Output().line(as_text(os.fsencode(server.ready_line(address))))

@@ -40,9 +40,9 @@ def sizing(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Tell what a server with one table will take of memory and disk, with the settings that hold here.
+    """Tell what a server's table will take of memory and disk.
 
-    Disk includes the room that starts and compactions need.
+    With one table, and the settings that hold here. Disk includes the room that starts and compactions need.
 
     \b
     Examples:

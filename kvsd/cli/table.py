@@ -6,7 +6,7 @@ import typer
 
 from kvsd.cli import prompt
 from kvsd.cli.app import new_group
-from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.client import ClientOptions, changing_command, client_command
 from kvsd.cli.failures import UsageError
 from kvsd.cli.names import TableArgument, parted
 from kvsd.cli.output import Json, as_configured, on_terminal, print_table
@@ -27,7 +27,7 @@ _Settings = Annotated[
 
 
 @app.command("create")
-@client_command
+@changing_command
 def create(options: ClientOptions, name: TableArgument, settings: _Settings = None) -> None:
     """Make TABLE, whose namespace must exist.
 
@@ -83,7 +83,7 @@ def list_(
         print_table(["table", "dropped", "folder"] if dropped else ["table", "state", "settings"], lines)
         return
     for line in lines:
-        options.output.line("\t".join(line))
+        options.output.line(*line)
 
 
 @app.command("info")
@@ -112,9 +112,11 @@ def info(options: ClientOptions, name: TableArgument) -> None:
 
 
 @app.command("settings")
-@client_command
+@changing_command
 def settings_(options: ClientOptions, name: TableArgument, settings: _Settings = None) -> None:
-    """Print the settings of TABLE, or change them: they hold at once, also for a table that is in use.
+    """Print the settings of TABLE, or change them.
+
+    They hold at once, also for a table that is in use.
 
     \b
     Examples:
@@ -138,7 +140,7 @@ def settings_(options: ClientOptions, name: TableArgument, settings: _Settings =
 
 
 @app.command("drop")
-@client_command
+@changing_command
 def drop(
     options: ClientOptions,
     name: TableArgument,
@@ -160,9 +162,11 @@ def drop(
 
 
 @app.command("reopen")
-@client_command
+@changing_command
 def reopen(options: ClientOptions, name: TableArgument) -> None:
-    """Recover TABLE anew, as a restart would: brings back one that a failed disk has made read-only.
+    """Recover TABLE anew, as a restart would.
+
+    Brings back one that a failed disk has made read-only.
 
     \b
     Examples:

@@ -6,74 +6,92 @@ from typing import Annotated, Final
 import typer
 
 from kvsd.cli.app import new_command
-from kvsd.cli.client import ClientOptions, client_command
+from kvsd.cli.client import ClientOptions, changing_command, client_command
 from kvsd.cli.failures import KeyNotFound
-from kvsd.cli.output import as_text, for_json, on_terminal, write
+from kvsd.cli.output import for_json
+from kvsd.cli.values import LiteralOption, ValueArgument, ValueCommand, value_of
 
 apps: Final = {name: new_command() for name in ("incr", "decr", "append", "getset", "getdel", "exists")}
 
 _Key = Annotated[str, typer.Argument(metavar="KEY", help="The key.")]
 _Amount = Annotated[int, typer.Argument(metavar="[AMOUNT]", help="How much; 1 if it is left out.")]
-_Value = Annotated[str, typer.Argument(metavar="VALUE", help="The value.")]
 
 
-@apps["incr"].command("incr")
-@client_command
+@apps["incr"].command("incr", cls=ValueCommand)
+@changing_command
 def incr(options: ClientOptions, key: _Key, amount: _Amount = 1) -> None:
-    """Add AMOUNT to the integer under KEY, 0 where there is none, and print the sum.
+    """Add AMOUNT to the integer under KEY, and print the sum.
+
+    Where there is no such key, the integer is 0.
 
     \b
     Examples:
       kvsd incr visitors
       kvsd incr stock 12
+      kvsd incr balance -5
     """
     with options.connect() as client:
-        _print(options, key, client.incr(os.fsencode(key), amount))
+        total = client.incr(os.fsencode(key), amount)
+    _print(options, key, total)
 
 
-@apps["decr"].command("decr")
-@client_command
+@apps["decr"].command("decr", cls=ValueCommand)
+@changing_command
 def decr(options: ClientOptions, key: _Key, amount: _Amount = 1) -> None:
-    """Subtract AMOUNT from the integer under KEY, 0 where there is none, and print the difference.
+    """Subtract AMOUNT from the integer under KEY, and print the rest.
+
+    Where there is no such key, the integer is 0.
 
     \b
     Examples:
       kvsd decr stock
     """
     with options.connect() as client:
-        _print(options, key, client.decr(os.fsencode(key), amount))
+        rest = client.decr(os.fsencode(key), amount)
+    _print(options, key, rest)
 
 
-@apps["append"].command("append")
-@client_command
-def append(options: ClientOptions, key: _Key, value: _Value) -> None:
-    """Put VALUE behind the value of KEY, or store it, and print the new length in bytes.
+@apps["append"].command("append", cls=ValueCommand)
+@changing_command
+def append(options: ClientOptions, key: _Key, value: ValueArgument, literal: LiteralOption = False) -> None:
+    """Put VALUE behind the value of KEY, and print the new length.
+
+    Where there is no such key, VALUE is stored. The length is in bytes.
 
     \b
     Examples:
       kvsd append notes "one more"
+      date | kvsd append log -
     """
+    suffix = value_of(value, options.output, literal=literal)
     with options.connect() as client:
-        _print(options, key, client.append(os.fsencode(key), os.fsencode(value)))
+        length = client.append(os.fsencode(key), suffix)
+    _print(options, key, length)
 
 
-@apps["getset"].command("getset")
-@client_command
-def getset(options: ClientOptions, key: _Key, value: _Value) -> None:
-    """Store VALUE under KEY and print the value that it had; nothing where it had none.
+@apps["getset"].command("getset", cls=ValueCommand)
+@changing_command
+def getset(options: ClientOptions, key: _Key, value: ValueArgument, literal: LiteralOption = False) -> None:
+    """Store VALUE under KEY, and print the value that it had.
+
+    Prints nothing where it had none.
 
     \b
     Examples:
       kvsd getset leader me
     """
+    new_value = value_of(value, options.output, literal=literal)
     with options.connect() as client:
-        _print_value(options, key, client.getset(os.fsencode(key), os.fsencode(value)))
+        old_value = client.getset(os.fsencode(key), new_value)
+    _print_value(options, key, old_value)
 
 
 @apps["getdel"].command("getdel")
-@client_command
+@changing_command
 def getdel(options: ClientOptions, key: _Key) -> None:
-    """Remove KEY and print the exact value that it had; where there is no such key the exit status is 3.
+    """Remove KEY, and print the exact value that it had.
+
+    Where there is no such key the exit status is 3.
 
     \b
     Examples:
@@ -89,7 +107,9 @@ def getdel(options: ClientOptions, key: _Key) -> None:
 @apps["exists"].command("exists")
 @client_command
 def exists(options: ClientOptions, key: _Key) -> None:
-    """Print 1 where KEY has a value; where it has none, print 0, and the exit status is 3.
+    """Print 1 where KEY has a value, else 0.
+
+    Where it has none, the exit status is 3.
 
     \b
     Examples:
@@ -113,7 +133,5 @@ def _print_value(options: ClientOptions, key: str, value: bytes | None) -> None:
     if options.json:
         shown = None if value is None else for_json(value)
         options.output.document({"key": for_json(os.fsencode(key)), "value": shown})
-    elif value is not None and on_terminal():
-        options.output.line(as_text(value))
     elif value is not None:
-        write(value)
+        options.output.value(value)

@@ -21,6 +21,11 @@ _EXPIRED = 10
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 _WRONG_NAME = frozenset({62, 64})
 
+# No word of turning TLS off: whoever listens there would be sent the password next.
+_WHERE_TO_LOOK = (
+    "check host and port against the line `kvsd ready on ...` of the server, whose tls=on says that it does"
+)
+
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 
 
@@ -31,14 +36,10 @@ def cannot_open(settings: ConnectSettings, error: OSError | ValueError) -> Conne
             return ConnectionLost(_untrusted(settings, error))
         case ssl.SSLEOFError() | ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
             return ConnectionLost(
-                f"the server at {settings.address} closed the connection during the handshake; "
-                "if it runs without TLS, use --disable-tls (disable_tls=True)"
+                f"the server at {settings.address} closed the connection during the handshake; {_WHERE_TO_LOOK}"
             )
         case ssl.SSLError(reason=str() as reason) if reason in _NOT_TLS:
-            return ConnectionLost(
-                f"the server at {settings.address} does not speak TLS; "
-                "if that is meant to be, use --disable-tls (disable_tls=True)"
-            )
+            return ConnectionLost(f"what listens at {settings.address} does not speak TLS; {_WHERE_TO_LOOK}")
         case ssl.SSLError():
             # Only those that OpenSSL raised have a reason.
             why: object = getattr(error, "reason", None) or error

@@ -6,6 +6,7 @@ other sources. Importing it costs what reading YAML costs: see document.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -45,6 +46,9 @@ def from_file(data: bytes, name: str, folder: Path) -> tuple[dict[str, Chosen], 
                 f"{origin}: {setting} is not read from a file; set {variable(setting)} in the environment"
             )
         elif (text := _text(setting, node, name)) is not None:
+            if SETTINGS[setting].parse is values.path:
+                # The file is UTF-8, and names what has these bytes, whatever the locale.
+                text = os.fsdecode(text.encode("utf-8", "surrogatepass"))
             chosen[setting] = parsed(SETTINGS[setting], text, origin, folder)
     return chosen, warnings
 

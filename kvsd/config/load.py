@@ -7,7 +7,7 @@ server's settings. Must not know what a setting means, nor how a file is written
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,14 @@ _CALLED: Final[Mapping[str, object]] = {
 
 _DEFAULT: Final = "default"
 
+_PREFIX: Final = "KVSD_"
+
+_EXPECTED: Final = {
+    "KVSD_URL": "; URLs are for the Python clients, here set KVSD_HOST, KVSD_PORT, KVSD_USERNAME, KVSD_PASSWORD, "
+    "KVSD_NAMESPACE and KVSD_TABLE"
+}
+"""Variables that one may expect, and what to set instead."""
+
 _FOREIGN_PREFIXES: Final = ("KVSD_TEST_", "KVSD_BENCH_")
 
 
@@ -66,7 +74,7 @@ def load(
     kind or out of range; there is no file and `file_required` says that one is needed.
     """
     environ = os.environ if environ is None else environ
-    cwd = Path.cwd() if cwd is None else cwd
+    cwd = _working_folder() if cwd is None else cwd
     found = find(path, environ, cwd)
     if file_required and found.path is None:
         raise ConfigError(
@@ -100,6 +108,15 @@ def load(
     )
     _check_together(config)
     return config
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the working directory cannot be found: {error.strerror}; it may have been deleted: change to another"
+        ) from None
 
 
 def _defaults(folder: Path) -> dict[str, Chosen]:
@@ -144,8 +161,14 @@ def _useless_variables(environ: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(environ):
         if name in ignored:
             yield f"environment {name}: {ignored[name]}"
-        elif name.startswith("KVSD_") and name not in known and not name.startswith(_FOREIGN_PREFIXES):
-            yield f"environment {name}: sets nothing{did_you_mean(name, known)}"
+        elif name.startswith(_PREFIX) and name not in known and not name.startswith(_FOREIGN_PREFIXES):
+            yield f"environment {name}: sets nothing{_EXPECTED.get(name) or _nearest(name, known)}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The nearest of `known`, as the end of a sentence; their common prefix makes none near."""
+    suggested = did_you_mean(name.removeprefix(_PREFIX), (other.removeprefix(_PREFIX) for other in known))
+    return suggested.replace("did you mean ", f"did you mean {_PREFIX}")
 
 
 def _check_together(config: Config) -> None:

@@ -15,7 +15,7 @@ from kvsd.errors import KvsdError, UnexpectedMessage
 from kvsd.protocol import administration as messages
 from kvsd.protocol.administration import AdministrationRequest, Report
 from kvsd.protocol.messages import Fail, Success, encode
-from kvsd.server.catalog import Dropped
+from kvsd.server.dropped import Dropped
 from kvsd.server.names import TableName
 from kvsd.server.table_settings import TableSettings, settings_from
 from kvsd.server.tables import TableEntry, TableInfo, Tables

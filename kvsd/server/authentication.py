@@ -16,7 +16,6 @@ import re
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -25,6 +24,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from kvsd.config import SAMPLE_PASSWORD, User
 from kvsd.errors import AuthenticationError, Busy, ConfigError
+from kvsd.table.threads import Threads
 from kvsd.types import to_bytes
 
 MAX_MEMORY_KIB = 1024 * 1024
@@ -157,7 +157,7 @@ class Authenticator:
         self._verified: dict[str, bytes] = {}
         self._in_progress: dict[bytes, asyncio.Future[bool]] = {}
         self._max_in_progress = workers + max_waiting
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="kvsd-password")
+        self._pool = Threads(workers, "kvsd-password")
         self._closed = False
 
     @classmethod

@@ -1,11 +1,15 @@
 """The data directory: who owns it, and where a table's files are.
 
-Owns: the lock file, where each table lies, and the refusal of foreign data. Must not know which tables there are, nor
-what is in their files.
+Owns: the lock, where each table lies, and the refusal of foreign data. Must not know which tables there are, nor what
+is in their files.
+
+The folder itself is locked, and a file in it: a tidy operator may remove the file, some file systems cannot lock a
+folder, and earlier versions look at the file alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -13,25 +17,29 @@ from typing import Final, Self
 
 from kvsd.errors import ConfigError
 from kvsd.server.names import TableName
+from kvsd.table.limits import limit_of
+from kvsd.table.medium import LostFile, Medium
 from kvsd.types import NAME
 
 _LOCK_NAME: Final = "lock"
 
 
-class DataDirectory:
-    """`ROOT/namespaces/NAMESPACE/TABLE/`, locked for one process from construction to `close`."""
+_LOCK_ADVICE: Final = "see that no other kvsd uses the folder, and restart this one"
 
-    def __init__(self, root: Path) -> None:
+
+class DataDirectory:
+    """`ROOT/namespaces/NAMESPACE/TABLE/`, locked for one process from construction to `close`, and held by `medium`."""
+
+    def __init__(self, root: Path, medium: Medium | None = None) -> None:
         """Raises ConfigError where the folder cannot be used, is in use, or holds another program's data."""
         self.root = root
+        self.medium = medium or Medium()
+        self._lock: int | None = None
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Never unlinked: another process could hold a lock on the file that is gone.
-            self._lock = os.open(root / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._folder = self.medium.hold_folder(root)
         except OSError as error:
-            raise ConfigError(
-                f"cannot use the data directory {root}: {error.strerror}; check kvsd.root_dir and its permissions"
-            ) from error
+            raise self._unusable(error) from error
         try:
             self._take()
             self._refuse_foreign()
@@ -40,20 +48,67 @@ class DataDirectory:
             raise
 
     def _take(self) -> None:
+        is_folder_locked = self._lock_folder()
+        try:
+            # Never unlinked: another process could hold a lock on the file that is gone.
+            self._lock = self._open_lock(os.O_CREAT)
+        except OSError as error:
+            if is_folder_locked and (limit := limit_of(error)) is not None and limit.is_of_disk:
+                return  # the folder's lock will do, and what is there can be read
+            raise self._unusable(error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise ConfigError(
-                f"the data directory {self.root} is in use by another kvsd (process {owner}); "
-                "stop it, or choose another kvsd.root_dir"
-            ) from error
+            raise self._in_use() from error
         except OSError as error:
             raise ConfigError(
                 f"cannot lock the data directory {self.root}: {error.strerror}; its file system must support flock"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        # A courtesy to whoever is refused: a full disk must not keep what is there from being read.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _lock_folder(self) -> bool:
+        try:
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise self._in_use() from error
+        except OSError:
+            return False  # network file systems may lock files alone
+        return True
+
+    def _open_lock(self, flags: int = 0) -> int:
+        return os.open(_LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | flags, 0o600, dir_fd=self._folder)
+
+    def _in_use(self) -> ConfigError:
+        owner = "unknown"
+        with contextlib.suppress(OSError):
+            lock = self._open_lock() if self._lock is None else self._lock
+            try:
+                owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or owner
+            finally:
+                if self._lock is None:
+                    os.close(lock)
+        return ConfigError(
+            f"the data directory {self.root} is in use by another kvsd (process {owner}); "
+            "stop it, or choose another kvsd.root_dir"
+        )
+
+    def _unusable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"cannot use the data directory {self.root}: {error.strerror}; check kvsd.root_dir and its permissions"
+        )
+
+    def check(self) -> None:
+        """Raises LostFile where the path leads to another folder by now, or the lock file is not the one held: then
+        another kvsd may have been let in."""
+        self.medium.check_folder(self.root)
+        if self._lock is not None:
+            try:
+                self.medium.check_file(self.root / _LOCK_NAME, self._lock, 0)
+            except LostFile as error:
+                raise LostFile(error.path, error.what, _LOCK_ADVICE) from error
 
     def _refuse_foreign(self) -> None:
         for found in sorted(self.root.rglob("*.kvsd")):
@@ -63,8 +118,10 @@ class DataDirectory:
             )
 
     def close(self) -> None:
-        """Give up the lock."""
-        os.close(self._lock)
+        """Give up the locks."""
+        if self._lock is not None:
+            os.close(self._lock)
+        self.medium.release_folder(self.root)
 
     def __enter__(self) -> Self:
         return self
@@ -83,5 +140,13 @@ def folders_in(root: Path) -> list[TableName]:
     return [
         TableName(folder.parent.name, folder.name)
         for folder in sorted(root.glob("namespaces/*/*"))
-        if folder.is_dir() and NAME.fullmatch(folder.name) and NAME.fullmatch(folder.parent.name)
+        if _is_folder(folder) and NAME.fullmatch(folder.name) and NAME.fullmatch(folder.parent.name)
     ]
+
+
+def _is_folder(path: Path) -> bool:
+    """What cannot be looked at is none: whoever opens it is told why."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

@@ -1,20 +1,29 @@
 """Work on a data directory whose server is not running.
 
-Owns: taking the server's own lock, and committing without an event loop. Must not know where the values come from.
+Owns: taking the server's own lock, and committing without an event loop. Must not know where the values come from, nor
+who has copied what.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from kvsd.errors import ConfigError, KvsdError, ReadOnly, StorageError, TableUnavailable
 from kvsd.server.catalog import Catalog
 from kvsd.server.directory import DataDirectory
+from kvsd.server.loading import check_folder
 from kvsd.server.names import DEFAULT_TABLE, TableName
+from kvsd.table import hint
+from kvsd.table.entry import Record
+from kvsd.table.index import Block
+from kvsd.table.known import KnownLog
 from kvsd.table.log import Log, LogOptions
+from kvsd.table.medium import Medium
 from kvsd.table.store import Store
 from kvsd.types import Key, Value
 
@@ -35,13 +44,15 @@ def write(
     written before an error stays.
     """
     with DataDirectory(root) as directory:
-        catalog = Catalog(directory.root)
+        catalog = Catalog(directory.root, directory.medium)
         catalog.settle()
         if name.namespace not in catalog.namespaces:
             catalog.create_namespace(name.namespace)
         if name not in catalog.tables:
             catalog.create_table(name)
-        store = Store(Log(catalog.folder(name), options or LogOptions()), cache_bytes=0)
+        check_folder(name, catalog.folder(name), catalog.known(name))
+        log = Log(catalog.folder(name), options or LogOptions(), directory.medium, catalog.known(name))
+        store = Store(log, cache_bytes=0)
         try:
             store.recover()
             if not store.log.is_settled:
@@ -55,10 +66,77 @@ def write(
                     _commit(store)
                     group_bytes = 0
             _commit(store)
-            store.log.finish().run()
+            log.finish().run()
+            with contextlib.suppress(ReadOnly):  # all is written; the next start knows less
+                catalog.remember({name: log.known_at_end})
         finally:
-            store.log.close()
+            log.close()
     return written
+
+
+class Restored(NamedTuple):
+    """What became of one table of a folder that was restored."""
+
+    name: TableName
+    last_seq: int
+    """Versions go on above it."""
+    was_another: bool
+    """Its files are not those that the catalog knew."""
+    error: KvsdError | None
+    """Why the table stays as it is."""
+
+
+def restored(root: Path) -> Iterator[Restored]:
+    """Leave a gap in the numbers of every table under `root`, and take its log as it is; how that went, one by one.
+
+    Raises ConfigError where the directory is in use or is not one, or its catalog is damaged; ReadOnly where the
+    catalog cannot be written.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"there is no data folder {root}; name the one that was restored")
+    with DataDirectory(root) as directory:
+        catalog = Catalog(directory.root, directory.medium)
+        catalog.settle()
+        logs: dict[TableName, KnownLog] = {}
+        for name in sorted(catalog.tables):
+            known = catalog.known(name)
+            try:
+                logs[name] = log = _restore(name, catalog.folder(name), known, directory.medium)
+            except (StorageError, TableUnavailable) as error:
+                yield Restored(name, 0, False, error)
+            except OSError as failure:
+                yield Restored(name, 0, False, TableUnavailable(f"table {name} cannot be opened: {failure}"))
+            else:
+                yield Restored(
+                    name, log.last_seq, known is not None and known.table_id not in (b"", log.table_id), None
+                )
+        catalog.remember(logs)
+
+
+def _restore(name: TableName, folder: Path, known: KnownLog | None, medium: Medium) -> KnownLog:
+    check_folder(name, folder, known)
+    log = Log(folder, LogOptions(), medium, known)
+    try:
+        log.recover(_Nobody(), restored=True)
+        if not log.is_settled:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for path in log.take_unhinted():
+            hint.discard(log.medium, path)  # it may be of the files that were there before
+        log.finish().run()
+        return log.known_at_end
+    finally:
+        log.close()
+
+
+class _Nobody:
+    """Has entries read and checked, and keeps none."""
+
+    def replay(self, records: Iterable[Record]) -> None:
+        for _ in records:
+            pass
+
+    def load(self, block: Block) -> None:
+        pass
 
 
 def _commit(store: Store) -> None:

@@ -20,17 +20,23 @@ from typing import Final
 
 from structlog.typing import FilteringBoundLogger
 
-from kvsd.errors import KvsdError, Loading, StorageError, TableUnavailable
+from kvsd.errors import Busy, KvsdError, Loading, StorageError, TableUnavailable
 from kvsd.server.loading import Loader
 from kvsd.server.names import TableName
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings
 from kvsd.table.actor import TableActor
-from kvsd.table.medium import Medium
+from kvsd.table.limits import limit_of
+from kvsd.table.medium import LostFile, Medium
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.workers import Pools
 
 PATIENCE_SECONDS: Final = 0.25
 """Requests wait for so long that their table opens, as small ones do; then they are answered LOADING."""
+
+
+_RETRY_SECONDS: Final = 1.0
+"""So long whoever asks for a table that met a limit is told so without another try."""
 
 
 class OpenTables:
@@ -47,9 +53,13 @@ class OpenTables:
         max_open_tables: int,
         medium: Medium,
         patience_seconds: float,
+        is_clock_right: Callable[[], bool],
+        open_segments: OpenSegments,
     ) -> None:
         self.stopping = False
         """The server stops: nothing is opened any more."""
+        self.lost: LostFile | None = None
+        """The data folder is not where it was: nothing is opened meanwhile."""
         self._folder = folder
         self._effective = effective
         self._pools = pools
@@ -58,6 +68,8 @@ class OpenTables:
         self._max_open_tables = max_open_tables
         self._medium = medium
         self._patience_seconds = patience_seconds
+        self._is_clock_right = is_clock_right
+        self._open_segments = open_segments
         self._loop = asyncio.get_running_loop()
         self._open: dict[Slot, None] = {}
         """Those with an actor or on the way to one."""
@@ -92,13 +104,15 @@ class OpenTables:
 
     async def _opening(self, table: Slot) -> None:
         effective = self._effective(table.settings)
-        loader = Loader(table.name, self._folder(table.name), effective, self._medium)
+        loader = Loader(table.name, self._folder(table.name), table.known, effective, self._medium, self._open_segments)
         patience = self._loop.call_later(
             self._patience_seconds, table.refuse, lambda: Loading(f"table {table.name} is being loaded, {loader} %")
         )
         error: KvsdError | None = None
         try:
             await self._take_place(table)
+            if self.lost is not None:
+                raise TableUnavailable(f"table {table.name} cannot be opened: {self.lost}; {self.lost.advice}")
             store = await self._loop.run_in_executor(self._loads, loader.run)
             actor = TableActor(
                 str(table.name),
@@ -108,22 +122,35 @@ class OpenTables:
                 self._reporter,
                 fsync_interval_ms=effective.fsync_interval_ms,
                 compaction=effective.compaction_options,
+                is_clock_right=self._is_clock_right,
             )
         except (StorageError, TableUnavailable) as failure:
             error = failure
         except OSError as failure:
-            error = TableUnavailable(f"table {table.name} cannot be opened: {failure}; check the disk, then reopen it")
+            limit = limit_of(failure)
+            if limit is not None:
+                error = Busy(f"table {table.name} cannot be opened now: no further {limit.title}; {limit.remedy}")
+            else:
+                error = TableUnavailable(
+                    f"table {table.name} cannot be opened: {failure}; check the disk, then reopen it"
+                )
         except Exception as fault:
             self._reporter.critical("internal fault while a table was opened", table=str(table.name), exc_info=fault)
             error = TableUnavailable(f"table {table.name} is unavailable after an internal fault; see the server's log")
         patience.cancel()
         table.opening = None
         if error is not None:
-            self._reporter.critical("a table cannot be opened", table=str(table.name), error=str(error))
+            report = self._reporter.warning if error.retryable else self._reporter.critical
+            report("a table cannot be opened", table=str(table.name), error=str(error))
             self._give_up(table, error)
             return
+        if store.log.is_new:
+            folder = str(self._folder(table.name).absolute())
+            self._reporter.info("a new log is begun", table=str(table.name), path=folder)
         if store.log.torn_tail:
             self._reporter.warning("an interrupted append was cut off and set aside", table=str(table.name))
+        if store.log.is_settled:
+            table.known = store.log.known
         table.refusal = None
         table.mailbox.on_put = None
         table.actor = actor
@@ -185,6 +212,8 @@ class OpenTables:
         """The actor's task has ended, by `close` or by a fault of ours."""
         if running.cancelled():
             return  # the loop is being torn down
+        if table.actor is not None and table.actor.closed_at is not None:
+            table.known = table.actor.closed_at
         table.actor = table.running = None
         table.mailbox.on_put = table.knock
         error = running.exception()
@@ -204,6 +233,15 @@ class OpenTables:
         self._moved.set()
 
     def _give_up(self, table: Slot, error: KvsdError) -> None:
+        """What is no more than busy is tried again when somebody asks for it after a moment."""
         self._leave(table)
-        table.is_unavailable = True
+        table.is_unavailable = not error.retryable
         table.refuse(lambda: error)
+        if error.retryable:
+            refusal = table.refusal
+
+            def ask_again() -> None:
+                if table.refusal is refusal:
+                    table.refuse(None)
+
+            self._loop.call_later(_RETRY_SECONDS, ask_again)

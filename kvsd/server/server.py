@@ -17,7 +17,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,8 @@ from kvsd.protocol.decoder import Limits
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, insecure_users
 from kvsd.server.catalog import Catalog
+from kvsd.server.clock import WallClock
+from kvsd.server.descriptors import DescriptorWatch, TableShare, share_of_tables
 from kvsd.server.directory import DataDirectory
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.listener import Listener, bind
@@ -41,6 +43,9 @@ from kvsd.server.timer import patience
 from kvsd.server.tls import ensure_certificates, server_context
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
+from kvsd.table.open_segments import OpenSegments
+from kvsd.table.threads import LIMIT as THREADS
+from kvsd.table.threads import Threads
 from kvsd.table.workers import Pools
 from kvsd.types import Address, Fsync
 
@@ -119,7 +124,7 @@ class Server:
             descriptors = _raise_descriptor_limit(
                 self.config.server.max_tcp_connections + self._spare_descriptors + _SPARE_DESCRIPTORS
             )
-            directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir))
+            directory = self._owned.enter_context(DataDirectory(self.config.storage.root_dir, Medium()))
             context = self._tls_context()
             authenticator = Authenticator.from_users(self.config.storage.users)
             self._owned.push_async_callback(authenticator.close)
@@ -128,13 +133,14 @@ class Server:
             )
             for listening in self._sockets:
                 self._owned.callback(listening.close)
-            self.tables = self._make_tables(directory)
+            connections = self._affordable_connections(descriptors)
+            self.tables = self._make_tables(directory, self._share_of_tables(descriptors, connections))
             self._owned.push_async_callback(self.tables.stop)
             self._services = self._make_services(authenticator)
             self._listener = Listener(
                 self._sockets,
                 partial(Session, self._services),
-                max_connections=self._affordable_connections(descriptors),
+                max_connections=connections,
                 max_unauthenticated_per_address=self.config.server.max_unauthenticated_per_address,
                 context=context,
                 reporter=self._reporter,
@@ -145,6 +151,7 @@ class Server:
             started = time.monotonic()
             # Clients are told LOADING meanwhile; all other tables open when somebody asks for them.
             await self.tables.load(DEFAULT_TABLE)
+            await self.tables.note_new()
             self.recovered_ms = round((time.monotonic() - started) * 1000)
         except BaseException:
             await self._owned.aclose()
@@ -183,8 +190,8 @@ class Server:
         self.ca_path = created.ca if created is not None else beside if beside.exists() else self.config.client.ca
         return server_context(certificate, key, settings.tls_key_passphrase)
 
-    def _make_tables(self, directory: DataDirectory) -> Tables:
-        settings = self.config.storage
+    def _make_tables(self, directory: DataDirectory, share: TableShare) -> Tables:
+        settings = replace(self.config.storage, max_open_tables=share.tables)
         if settings.fsync is not Fsync.ALWAYS:
             lost = (
                 f"up to {settings.fsync_interval_ms} ms of acknowledged writes"
@@ -192,23 +199,70 @@ class Server:
                 else "any number of acknowledged writes"
             )
             self._reporter.warning(f"fsync: {settings.fsync}; a power loss can take {lost}")
-        catalog = Catalog(directory.root)
-        for name in catalog.settle():
-            self._reporter.warning("a folder that is no table's is set aside", table=str(name))
+        catalog = Catalog(directory.root, directory.medium)
+        clock = WallClock(directory.root, self._reporter, directory.medium, is_new=catalog.is_new)
+        if catalog.is_new:
+            self._reporter.info("a new data folder", path=str(directory.root.absolute()))
+        elif not catalog.is_found:
+            self._reporter.warning(
+                "there is no catalog: every folder is a table, with the server's settings",
+                path=str(directory.root.absolute() / "namespaces"),
+            )
+        for notice in catalog.settle():
+            self._reporter.warning(
+                notice.event,
+                table=str(notice.table),
+                path=str(notice.path.absolute()),
+                **({} if notice.error is None else {"error": str(notice.error)}),
+            )
+        commits = self._threads(1, "kvsd-commit")
         pools = Pools(
-            commits=ThreadPoolExecutor(_COMMIT_THREADS, thread_name_prefix="kvsd-commit"),
-            reads=ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="kvsd-read"),
-            compactions=ThreadPoolExecutor(1, thread_name_prefix="kvsd-compaction"),
-            hints=ThreadPoolExecutor(1, thread_name_prefix="kvsd-hint"),
+            commits=commits,
+            reads=self._threads(_READ_THREADS, "kvsd-read"),
+            compactions=self._threads(1, "kvsd-compaction"),
+            hints=self._threads(1, "kvsd-hint"),
         )
-        for pool in filter(None, (pools.commits, pools.reads, pools.compactions, pools.hints)):
-            self._owned.callback(pool.shutdown)
-        return Tables(catalog, settings, pools, self.dispatcher, self._reporter, medium=Medium())
+        tables = Tables(
+            catalog,
+            settings,
+            pools,
+            self.dispatcher,
+            self._reporter,
+            medium=directory.medium,
+            clock=clock,
+            open_segments=OpenSegments(share.segments),
+            check_root=directory.check,
+        )
+        # Last, and not at the cost of the other pools.
+        commits.grow(_COMMIT_THREADS)
+        if commits.lacking:
+            self._reporter.warning(f"too few {THREADS}; writes share those that there are", lacking=commits.lacking)
+        watching = self._loop.create_task(DescriptorWatch(self._reporter, pools.reads).run(), name="descriptors")
+        self._owned.push_async_callback(_end, watching)
+        return tables
+
+    def _threads(self, count: int, name: str) -> Threads:
+        pool = Threads(count, name)
+        self._owned.callback(pool.shutdown)
+        return pool
 
     @property
     def _spare_descriptors(self) -> int:
-        """What the tables may need beside the connections: one for each, and one for each further segment."""
-        return self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
+        """What the tables may need beside the connections: two for each (its folder, and the segment that is written),
+        and one for each further segment."""
+        return 2 * self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
+
+    def _share_of_tables(self, descriptors: float, connections: int) -> TableShare:
+        wanted = self.config.storage.max_open_tables
+        share = share_of_tables(descriptors - len(os.listdir("/dev/fd")) - connections, wanted)
+        if share.tables < wanted:
+            self._reporter.warning(
+                "too few descriptors for kvsd.max_open_tables; raise `ulimit -n`",
+                descriptors=descriptors,
+                tables=share.tables,
+                max_open_tables=wanted,
+            )
+        return share
 
     def _affordable_connections(self, descriptors: float) -> int:
         """As many as configured, or as leave the tables some of the process's `descriptors`."""
@@ -259,6 +313,11 @@ class Server:
             self._reporter.warning("connections cut at the end of the drain", connections=self.connections)
             self._listener.abort()
             await self._listener.wait_closed()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 @contextlib.asynccontextmanager
@@ -344,6 +403,8 @@ def is_loopback(host: str) -> bool:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise ConfigError(f"cannot listen on {host}: {error.strerror}; check server.listen_host") from error
+    except UnicodeError:  # too long a label, or an empty one
+        raise ConfigError(f"cannot listen on {host}: it is no host name; check server.listen_host") from None
     return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 

@@ -106,6 +106,8 @@ class Session(Connection):
         self._timer = Timer()
         """What it waits for changes, and is one thing at a time."""
         self._reading_paused = False
+        self._read_full = False
+        """The last read has filled the buffer. uvloop would read 32 times before others have their turn."""
         self._behind = False
         """The decoder may hold messages that there was no room to take."""
         self._ending = False
@@ -130,6 +132,7 @@ class Session(Connection):
             return
         self._last_read = self._loop.time()
         self._received_bytes += nbytes
+        self._read_full = nbytes == len(self._read_buffer)
         self._decoder.feed(self._read_buffer[:nbytes])
         self._take_messages()
 
@@ -273,7 +276,8 @@ class Session(Connection):
                     case messages.Delete():
                         operations.append(request.Delete(message.key))
                     case None:
-                        self._behind = self._decoder.is_tired
+                        self._behind = self._read_full or self._decoder.is_tired
+                        self._read_full = False
                         return
                     case _:
                         asked = self._translate(message)

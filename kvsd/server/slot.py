@@ -17,6 +17,7 @@ from kvsd.server.names import TableName
 from kvsd.server.table_settings import TableSettings
 from kvsd.table.actor import TableActor
 from kvsd.table.committer import State
+from kvsd.table.known import KnownLog
 from kvsd.table.request import Request
 
 MAILBOX_REQUESTS: Final = 1_024
@@ -48,6 +49,8 @@ class Slot:
     def __init__(self, name: TableName, settings: TableSettings, want: Callable[[Slot], None]) -> None:
         self.name = name
         self.settings = settings
+        self.known: KnownLog | None = None
+        """What must be found of its log when it is opened."""
         self.mailbox = TableMailbox()
         self.mailbox.on_put = self.knock
         self.actor: TableActor | None = None

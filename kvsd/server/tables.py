@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial, update_wrapper
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
@@ -17,17 +17,24 @@ from weakref import WeakValueDictionary
 from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import StorageSettings
-from kvsd.errors import KvsdError, TableNotFound, TableUnavailable
-from kvsd.server.catalog import Catalog, Dropped
+from kvsd.errors import Busy, KvsdError, ReadOnly, TableNotFound, TableUnavailable
+from kvsd.server.catalog import Catalog
+from kvsd.server.clock import WallClock
+from kvsd.server.descriptors import check_some_are_left
 from kvsd.server.dispatcher import Dispatcher
+from kvsd.server.dropped import Dropped
 from kvsd.server.names import TableName
 from kvsd.server.open_tables import PATIENCE_SECONDS, OpenTables
 from kvsd.server.slot import Slot
 from kvsd.server.table_settings import Effective, TableSettings, settings_from
+from kvsd.server.watch import Watch
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
+from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.request import Compact, CompactionProgress, Describe, Operation, Origin, Request, Result, Status
+from kvsd.table.threads import Threads
 from kvsd.table.workers import Pools
 
 T = TypeVar("T")
@@ -35,6 +42,8 @@ P = ParamSpec("P")
 
 _LOAD_THREADS: Final = 4
 _PURGE_SECONDS: Final = 3_600.0
+_DOUBT_SECONDS: Final = 10.0
+"""Between two looks whether the clock can be believed by now."""
 _DESCRIPTION_BYTES: Final = 64 << 10
 
 
@@ -87,8 +96,14 @@ class Tables:
         *,
         medium: Medium | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        clock: WallClock | None = None,
+        open_segments: OpenSegments | None = None,
+        check_root: Callable[[], None] = lambda: None,
     ) -> None:
+        """Without `clock`, the time is believed whatever it is; `check_root` raises LostFile where the data folder is
+        not what it was."""
         self._catalog = catalog
+        self._clock = clock
         self._storage = storage
         self._dispatcher = dispatcher
         self._reporter = reporter
@@ -96,7 +111,7 @@ class Tables:
         self._tables: dict[TableName, Slot] = {}
         self._dropped: WeakValueDictionary[TableName, Slot] = WeakValueDictionary()
         """Those that sessions still have in use: a new table of the name is what they find there."""
-        self._loads = ThreadPoolExecutor(_LOAD_THREADS, thread_name_prefix="kvsd-load")
+        self._loads = Threads(_LOAD_THREADS, "kvsd-load")
         self._open_tables = OpenTables(
             catalog.folder,
             self._effective,
@@ -106,8 +121,11 @@ class Tables:
             max_open_tables=storage.max_open_tables,
             medium=medium or Medium(),
             patience_seconds=patience_seconds,
+            is_clock_right=self._is_clock_right,
+            open_segments=OpenSegments() if open_segments is None else open_segments,
         )
-        self._administration = ThreadPoolExecutor(1, thread_name_prefix="kvsd-tables")
+        self.watch = Watch(self._open_tables, check_root, self._check_catalog, reporter)
+        self._administration = Threads(1, "kvsd-tables")
         self._changing = asyncio.Lock()
         """One change of the catalog at a time."""
         self._purging: asyncio.Task[None] | None = None
@@ -139,6 +157,7 @@ class Tables:
     def start(self) -> None:
         """From now on tables open when they are asked for, and what was dropped long ago is removed."""
         self._purging = self._loop.create_task(self._purge(), name="dropped tables")
+        self.watch.start()
 
     async def load(self, name: TableName) -> None:
         """Open a table before anybody asks for it; a failure is what its Requests are answered with."""
@@ -146,29 +165,74 @@ class Tables:
         if table.actor is None and not table.is_unavailable:
             await self._open_tables.open(table)
 
+    async def note_new(self) -> None:
+        """In a new data folder, once default/default is open: what is missing later is missing."""
+        if self._catalog.is_new:
+            async with self._changing:
+                await self._remember()
+
     async def stop(self) -> None:
-        """Close all tables in order; what still comes is answered TABLE_UNAVAILABLE."""
+        """Close all tables in order; what still comes is answered TABLE_UNAVAILABLE. Again: nothing more."""
+        if self._open_tables.stopping:
+            return
         self._open_tables.stop_opening()
+        await self.watch.stop()
         if self._purging is not None:
             self._purging.cancel()
         async with self._changing:
             await asyncio.gather(*map(self._open_tables.end, self._tables.values()))
         ending = self.changes | ({self._purging} if self._purging is not None else set())
         await asyncio.gather(*ending, return_exceptions=True)
+        if self._open_tables.lost is None:  # else it is another's by now
+            await self._remember()
+            await self._remember_clock(self._administration)
         for pool in (self._loads, self._administration):
             pool.shutdown()
 
+    async def _remember(self) -> None:
+        """Not with each table that closes: all of them would be written each time."""
+        logs = {name: table.known for name, table in self._tables.items() if table.known is not None}
+        try:
+            await self._loop.run_in_executor(self._administration, self._catalog.remember, logs)
+        except ReadOnly as error:
+            self._reporter.warning(
+                "how far the logs reach could not be noted; the next start knows less", error=str(error)
+            )
+
     async def _purge(self) -> None:
-        keep_seconds = self._storage.dropped_keep_seconds
         while True:
-            try:
-                removed = await self._loop.run_in_executor(self._loads, self._catalog.remove_dropped, keep_seconds)
-            except OSError as error:
-                self._reporter.warning("dropped tables could not be removed", error=str(error))
-            else:
-                for dropped in removed:
-                    self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
-            await asyncio.sleep(_PURGE_SECONDS)
+            is_clock_right = self._is_clock_right()
+            if is_clock_right:
+                await self._remember_clock(self._loads)
+                await self._remove_dropped()
+            await asyncio.sleep(_PURGE_SECONDS if is_clock_right else _DOUBT_SECONDS)
+
+    async def _remove_dropped(self) -> None:
+        keep_seconds = self._storage.dropped_keep_seconds
+        try:
+            removed = await self._loop.run_in_executor(
+                self._loads, self._catalog.remove_dropped, keep_seconds, self._not_removed
+            )
+        except OSError as error:
+            self._reporter.warning("dropped tables could not be removed", error=str(error))
+        else:
+            for dropped in removed:
+                self._reporter.info("a dropped table's files are removed", table=str(dropped.name))
+
+    def _is_clock_right(self) -> bool:
+        return self._clock is None or self._clock.is_right()
+
+    async def _remember_clock(self, pool: Executor) -> None:
+        if self._clock is not None and self._clock.is_right():
+            await self._loop.run_in_executor(pool, self._clock.remember)
+
+    def _not_removed(self, dropped: Dropped, error: OSError) -> None:
+        self._reporter.warning(
+            "a dropped table's files could not be removed",
+            table=str(dropped.name),
+            path=str(dropped.folder),
+            error=str(error),
+        )
 
     # Administration
 
@@ -186,8 +250,12 @@ class Tables:
         ]
 
     async def dropped(self) -> Sequence[Dropped]:
-        """Dropped tables whose files are still there."""
-        return await self._loop.run_in_executor(self._administration, self._catalog.dropped)
+        """Dropped tables whose files are still there; none, with a line in the log, where the disk does not tell."""
+        try:
+            return await self._loop.run_in_executor(self._administration, self._catalog.dropped)
+        except OSError as error:
+            self._reporter.warning("dropped tables could not be listed", error=str(error))
+            return []
 
     async def info(self, name: TableName) -> TableInfo:
         """Opens the table where it is closed. Raises TableNotFound."""
@@ -241,6 +309,9 @@ class Tables:
             table = self._find(name)
             settings = settings_from(changes, table.settings)
             if settings != table.settings:
+                if self._effective(settings).needs_reopening(self._effective(table.settings)):
+                    await self.watch.refuse_to_reopen(table)
+                    await self._check_can_open(name)
                 await self._change(partial(self._catalog.change_settings, name, settings))
                 async with self._open_tables.holding(table):
                     effective = self._effective(settings)
@@ -266,7 +337,14 @@ class Tables:
                 table.refuse(lambda: TableNotFound(f"no table {name}: it was dropped"))
                 try:
                     await self._open_tables.close(table)
-                    await self._change(partial(self._catalog.drop_table, name))
+                    stays = await self._change(partial(self._catalog.drop_table, name))
+                    if stays is not None:
+                        self._reporter.warning(
+                            "a dropped table's files stay where they are",
+                            table=str(name),
+                            path=str(self._catalog.folder(name)),
+                            error=str(stays),
+                        )
                 finally:
                     if name in self._catalog.tables:
                         table.refuse(before if table.is_unavailable else None)
@@ -280,18 +358,31 @@ class Tables:
         """Close the table and recover it anew: brings back one that is read-only or unavailable, if its disk does.
 
         Requests that wait are answered as before; those that come meanwhile wait, or are answered LOADING. Raises
-        TableNotFound, and what keeps the table from being opened.
+        TableNotFound, what keeps the table from being opened, and ReadOnly, with the table as it was, where its files
+        are not all there.
         """
         table = self._find(name)
         async with self._open_tables.holding(table):
             if self._tables.get(name) is not table:
                 raise TableNotFound(f"no table {name}")
+            await self.watch.refuse_to_reopen(table)
+            await self._check_can_open(name)
             await self._open_tables.close(table)
             table.is_unavailable = False
             table.refuse(None)
             await self._open_tables.open(table)
             if table.refusal is not None:
                 raise table.refusal()
+
+    async def _check_can_open(self, name: TableName) -> None:
+        """Raises Busy where the table could not be opened again if it were closed: better it serves as it does."""
+        try:
+            await self._loop.run_in_executor(self._administration, check_some_are_left)
+        except OSError as error:
+            limit = limit_of(error)
+            if limit is None:
+                raise
+            raise Busy(f"table {name} is not reopened: no further {limit.title}; {limit.remedy}") from error
 
     def _find(self, name: TableName) -> Slot:
         if self._open_tables.stopping:
@@ -308,13 +399,20 @@ class Tables:
         else:
             table.settings, table.is_unavailable = settings, False
             table.refuse(None)
+        table.known = self._catalog.known(name)
         self._tables[name] = table
         self._dispatcher.add(name, table.mailbox)
 
-    async def _change(self, change: Callable[[], None]) -> None:
+    async def _check_catalog(self) -> None:
+        # Where it is changed, so that no change of our own looks like another's.
+        await self._loop.run_in_executor(self._administration, self._catalog.check)
+
+    async def _change(self, change: Callable[[], T]) -> T:
         if self._open_tables.stopping:
             raise TableUnavailable("the server is stopping")
-        await self._loop.run_in_executor(self._administration, change)
+        if (lost := self._open_tables.lost) is not None:
+            raise ReadOnly(f"no table is created, changed or dropped: {lost}; {lost.advice}")
+        return await self._loop.run_in_executor(self._administration, change)
 
     def _effective(self, settings: TableSettings) -> Effective:
         return Effective.of(settings, self._storage, cache_share_bytes=self._cache_share)

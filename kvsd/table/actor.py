@@ -13,12 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
 
-from kvsd.errors import CorruptLog, ReadOnly, TableUnavailable
+from kvsd.errors import Busy, CorruptLog, ReadOnly, TableUnavailable
 from kvsd.table.committer import Committer, Reporter, State
 from kvsd.table.compaction import Job
 from kvsd.table.compactor import CompactionOptions, Compactor
 from kvsd.table.hint_writer import HintWriter
+from kvsd.table.known import KnownLog
 from kvsd.table.log import Read
+from kvsd.table.look import Look
+from kvsd.table.medium import LostFile
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations, deleted_anyway
 from kvsd.table.request import Compact, CompactionProgress, Delete, Mailbox, Origin, Request, Status
 from kvsd.table.segment import Stored
@@ -48,12 +51,17 @@ class TableActor:
         *,
         fsync_interval_ms: int = 1_000,
         compaction: CompactionOptions | None = None,
+        is_clock_right: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`is_clock_right` is asked before what has expired is removed for good."""
         self.name = name
         self.mailbox = mailbox
         """None ends the task, once all before it is answered."""
         self.unavailable: TableUnavailable | None = None
+        self.lost: LostFile | None = None
+        """What the last look at its files has missed."""
         self._store = store
+        self._is_clock_right = is_clock_right
         self._reporter = reporter
         self._workers = workers = Workers(pools, self._crash)
         self._committer = Committer(name, store, workers, reporter, self, interval_ms=fsync_interval_ms)
@@ -72,6 +80,8 @@ class TableActor:
         self._reading: set[Request] = set()
         """Those that wait for cold reads, or to be executed anew."""
         self._stopping = False
+        self.closed_at: KnownLog | None = None
+        """How far the log reaches, once it has been closed in order."""
 
     @property
     def state(self) -> State:
@@ -85,6 +95,7 @@ class TableActor:
         """Serve until the mailbox yields None; then commit what is staged, seal the log, and close it."""
         self._write_hints()
         self._compactor.consider()
+        self._compactor.written()
         self._plan_sweep(_SWEEP_SECONDS)
         while not self._stopping:
             request = await self.mailbox.get()
@@ -105,6 +116,8 @@ class TableActor:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         last = await self._committer.finish()
+        if last is not None:
+            self.closed_at = self._store.log.known_at_end
         if self._hints is not None:
             if last is not None:
                 await self._workers.call(partial(self._hints.add_last, *last))
@@ -137,6 +150,27 @@ class TableActor:
             self.damaged(error)
         else:
             self._reporter.warning("a hint could not be written", table=self.name, path=str(path), error=str(error))
+
+    # Files
+
+    def look(self, limit: int | None = None) -> Look:
+        """A look at its files, to be run by a worker; `expect_look` must follow."""
+        return self._store.log.look(limit)
+
+    def expect_look(self, look: Look, job: asyncio.Future[T]) -> None:
+        """`job` runs `look`: the table is read-only once that has missed something. Its files stay open until then."""
+
+        def looked(_: asyncio.Future[T]) -> None:
+            self.lost = self._store.log.lost(look)
+            if self.lost is not None:
+                self.lose(self.lost)
+
+        self._workers.watch(job, looked)
+
+    def lose(self, lost: LostFile, *, is_told: bool = False) -> None:
+        """Take no more writes, which nobody would find; what was opened before is still read."""
+        if self.state is not State.READ_ONLY:
+            self._committer.turn_read_only(lost, is_told=is_told)
 
     # Settings
 
@@ -201,7 +235,14 @@ class TableActor:
         return self._committer.can_append and self._store.seal()
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        return self._loop.call_later(seconds, callback)
+        def call() -> None:
+            try:
+                callback()
+                self._committer.start()  # it may have had the log sealed
+            except Exception as error:
+                self._crash(error)
+
+        return self._loop.call_later(seconds, call)
 
     def time(self) -> float:
         return self._loop.time()
@@ -287,13 +328,21 @@ class TableActor:
         """Fetch the value that an Update starts from."""
         request.warming = read
 
-        def done(values: list[Stored | CorruptLog]) -> None:
+        def done(values: list[Stored | CorruptLog | Busy]) -> None:
             read.done()
             if request.warming is not read:
                 return  # it was executed anew meanwhile
             request.warming = None
             found = values[0]
-            request.warm = read.seq, self.damaged(found) if isinstance(found, CorruptLog) else found.value
+            match found:
+                case CorruptLog():
+                    request.warm = read.seq, self.damaged(found)
+                case Busy():
+                    request.warm = read.seq, found
+                case Stored():
+                    request.warm = read.seq, found.value
+                case _:
+                    assert_never(found)
             self._go_on(request)
             self._committer.start()
 
@@ -331,11 +380,12 @@ class TableActor:
         reads, request.reads = request.reads, []
         jobs = [read for _, read, _ in reads]
 
-        def done(found: list[Stored | CorruptLog]) -> None:
+        def done(found: list[Stored | CorruptLog | Busy]) -> None:
             for (place, read, put), stored in zip(reads, found, strict=True):
                 read.done()
-                if isinstance(stored, CorruptLog):
-                    self.damaged(stored)
+                if isinstance(stored, CorruptLog | Busy):
+                    if isinstance(stored, CorruptLog):
+                        self.damaged(stored)
                     is_delete = isinstance(request.operations[place], Delete)
                     results[place] = deleted_anyway(stored) if is_delete else stored
                 elif request.results is results:
@@ -353,7 +403,7 @@ class TableActor:
         """Log what has expired, a bounded number at a time."""
         self._sweep_timer = None
         swept = 0
-        if self.unavailable is None and self.refuse_write(is_deletion=True) is None:
+        if self.unavailable is None and self._is_clock_right() and self.refuse_write(is_deletion=True) is None:
             swept = self._store.sweep(_SWEEP_KEYS)
             self._committer.start()
         if not self._stopping:
@@ -371,6 +421,7 @@ class TableActor:
         if self._blocked:
             self._go_on_all()
         self._plan_sweep(_SWEEP_SECONDS)
+        self._compactor.written()
         if self.state is State.FULL:
             self._compactor.consider()  # the deletes that it takes are to give room
 
@@ -433,12 +484,12 @@ class TableActor:
             self._execute(request)
 
 
-def _read_all(reads: list[Read]) -> list[Stored | CorruptLog]:
+def _read_all(reads: list[Read]) -> list[Stored | CorruptLog | Busy]:
     """On a worker: each entry, or why it is not served."""
-    found: list[Stored | CorruptLog] = []
+    found: list[Stored | CorruptLog | Busy] = []
     for read in reads:
         try:
             found.append(read.run())
-        except CorruptLog as error:
+        except (CorruptLog, Busy) as error:
             found.append(error)
     return found

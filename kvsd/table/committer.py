@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from kvsd.errors import ReadOnly
+from kvsd.table.limits import Limit, limit_of
+from kvsd.table.medium import LostFile
 from kvsd.table.store import Commit, Store
-from kvsd.table.work import Fill, is_disk_full
+from kvsd.table.work import Fill
 from kvsd.table.workers import Workers
 from kvsd.types import Fsync
 
@@ -33,7 +35,7 @@ class State(Enum):
 
     WRITABLE = "writable"
     FULL = "full"
-    """The disk is full: deletes only, if those."""
+    """The disk is full, or another limit of the system is reached: deletes only, if those."""
     READ_ONLY = "read-only"
     """An append or a sync has failed; nobody knows what the medium holds. Until the table is reopened."""
 
@@ -50,7 +52,7 @@ class Listener(Protocol):
 
 
 class Committer:
-    """Of one Store. A failed sync is never tried again; a full disk is, once there is room."""
+    """Of one Store. A failed sync is never tried again; what met a limit is, once there is room."""
 
     def __init__(
         self, name: str, store: Store, workers: Workers, reporter: Reporter, listener: Listener, *, interval_ms: int
@@ -68,11 +70,17 @@ class Committer:
         self._sync_timer: asyncio.TimerHandle | None = None
         self._halted = False
         self._resumed = True
+        self._may_hold_refused = False
+        """The log may hold a part of a commit that met a limit: whoever waits for it must not be refused yet."""
+        self._resume_timer: asyncio.TimerHandle | None = None
+        """Until the next try, while nothing could be cut off."""
+        self._resume_error = OSError()
+        self._limit = Limit.ROOM
         self._refusal = ""
         self._next_room_check = 0.0
         self._checking_room = False
-        if not store.log.is_settled:
-            self._turn_full("no room to begin a new segment")
+        if store.log.unsettled_because is not None:
+            self._turn_full(store.log.unsettled_because)
 
     @property
     def can_append(self) -> bool:
@@ -103,9 +111,15 @@ class Committer:
 
     def halt(self) -> None:
         """Nothing is begun any more."""
+        self._cancel_resume()
         self._halted = True
         if self._sync_timer is not None:
             self._sync_timer.cancel()
+
+    def _cancel_resume(self) -> None:
+        if self._resume_timer is not None:
+            self._resume_timer.cancel()
+            self._resume_timer = None
 
     def _committed(self, commit: Commit) -> None:
         self.is_committing = False
@@ -143,6 +157,8 @@ class Committer:
 
         None where there can be none. Nothing is lost then: recovery does at the next start what was not done here.
         """
+        if self._resume_timer is not None:
+            self.turn_read_only(self._resume_error)
         can_append = self.can_append
         self.halt()
         if not can_append:
@@ -161,32 +177,57 @@ class Committer:
     def _failed(self, commit: Commit, error: OSError) -> None:
         self.is_committing = False
         self._store.failed(commit)
-        may_resume = is_disk_full(error) and not commit.append.may_have_lost_committed
+        may_resume = limit_of(error) is not None and not commit.append.may_have_lost_committed
         if may_resume and self.state is not State.READ_ONLY:
-            self._turn_full(str(error.strerror))
+            self._may_hold_refused = True
+            self._turn_full(error)
             self._start_resume()
         else:
             self.turn_read_only(error)
 
-    def _turn_full(self, why: str) -> None:
+    def _turn_full(self, error: OSError) -> None:
         """Nothing is appended before a resume has succeeded; deletes only, until there is room for values."""
         self.state = State.FULL
         self._resumed = False
-        self._refusal = (
-            f"table {self._name} takes no values while the disk is full ({why}). "
-            "Delete keys or make room: writes resume by themselves"
-        )
-        self._reporter.critical("disk full", table=self._name, error=why)
+        self._limit = limit = limit_of(error) or Limit.ROOM
+        why = error.strerror or str(error)
+        if limit.is_of_disk:
+            self._refusal = (
+                f"table {self._name} takes no values while the disk is full ({why}). "
+                "Delete keys or make room: writes resume by themselves"
+            )
+            self._reporter.critical("disk full", table=self._name, limit=limit.title, error=why)
+        else:
+            self._refusal = (
+                f"table {self._name} takes no values while there are no further {limit.title} ({why}); "
+                f"{limit.remedy}: writes resume by themselves"
+            )
+            self._reporter.critical("a limit is reached", table=self._name, limit=limit.title, error=why)
 
-    def turn_read_only(self, error: OSError) -> None:
-        """What the medium holds is unknown: nothing more is appended until recovery has looked."""
+    def turn_read_only(self, error: OSError, *, is_told: bool = False) -> None:
+        """What the medium holds is unknown: nothing more is appended until recovery has looked.
+
+        With `is_told` the log has a line about it already.
+        """
         self.state = State.READ_ONLY
+        self._cancel_resume()
         self._store.abandon()
-        self._refusal = (
-            f"table {self._name} is read-only since its log failed: {error}. A write that was under way was not "
-            f"acknowledged and may or may not be found later. Check the disk, then `kvsd table reopen {self._name}`"
-        )
-        self._reporter.critical("the log failed; the table is read-only", table=self._name, error=str(error))
+        if isinstance(error, LostFile):
+            self._refusal = f"table {self._name} is read-only: {error}; {error.advice}"
+            if not is_told:
+                self._reporter.critical(
+                    "a file is gone from under the server; the table is read-only",
+                    table=self._name,
+                    path=str(error.path),
+                    found=error.what,
+                    advice=error.advice,
+                )
+        else:
+            self._refusal = (
+                f"table {self._name} is read-only since its log failed: {error}. A write that was under way was not "
+                f"acknowledged and may or may not be found later. Check the disk, then `kvsd table reopen {self._name}`"
+            )
+            self._reporter.critical("the log failed; the table is read-only", table=self._name, error=str(error))
         self._listener.writes_failed()
 
     def refuse_write(self, *, is_deletion: bool) -> ReadOnly | None:
@@ -196,7 +237,7 @@ class Committer:
         return self.refuse_and_look_for_room()
 
     def refuse_and_look_for_room(self) -> ReadOnly:
-        """The reason; and, on a full disk, a look whether there is room by now: so writes resume by themselves."""
+        """The reason; and, at a limit, a look whether there is room by now: so writes resume by themselves."""
         if self.state is State.FULL and not self._checking_room and self._loop.time() >= self._next_room_check:
             self._next_room_check = self._loop.time() + _ROOM_CHECK_SECONDS
             if self._resumed:
@@ -212,7 +253,8 @@ class Committer:
             self._checking_room = False
             if self.state is State.FULL and self._resumed:  # the disk may have been full again meanwhile
                 self.state = State.WRITABLE
-                self._reporter.info("the disk has room again; writes resume", table=self._name)
+                again = "the disk has room again" if self._limit.is_of_disk else f"there are {self._limit.title} again"
+                self._reporter.info(f"{again}; writes resume", table=self._name)
 
         def not_found(_: OSError) -> None:
             self._checking_room = False
@@ -221,8 +263,9 @@ class Committer:
         self._workers.run(self._workers.pools.commits, self._store.log.reserve().run, found, not_found)
 
     def _start_resume(self) -> None:
-        """Those who waited for the failed commit are answered at the end: until then the log may hold a part of what
-        they are refused, and a crash would bring it to light."""
+        """Those who waited for the failed commit are answered once what it has written is cut off: until then the log
+        may hold a part of what they are refused, and a crash would bring it to light."""
+        self._cancel_resume()
         resume = self._store.log.resume()
         if resume is None:
             return  # the end of the Fill comes back here
@@ -231,16 +274,26 @@ class Committer:
             self.is_committing = False
             self._store.log.resumed(resume)
             self._resumed = True
+            self._may_hold_refused = False
             self._listener.writes_failed()
             self.start()
             self._listener.log_sealed()
 
         def failed(error: OSError) -> None:
             self.is_committing = False
-            if not is_disk_full(error) or resume.may_have_lost_committed:
+            limit = limit_of(error)
+            if limit is None or resume.may_have_lost_committed:
                 self.turn_read_only(error)
-            else:
+            elif resume.is_cut or not self._may_hold_refused:
+                self._may_hold_refused = False
                 self._listener.writes_failed()
+            elif limit.is_of_descriptors and not self._halted:
+                # Soon there is one again; nothing is wrong with the disk. Who waits is answered then, or at the end.
+                self._resume_error = error
+                self._resume_timer = self._loop.call_later(_ROOM_CHECK_SECONDS, self._start_resume)
+            else:
+                # A disk so full that nothing can be cut off: they must not be told that it has not happened.
+                self.turn_read_only(error)
 
         self.is_committing = True
         self._workers.run(self._workers.pools.commits, resume.run, resumed, failed)

@@ -7,7 +7,8 @@ blocks, as jobs for a worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import TypeAlias
@@ -17,6 +18,7 @@ from kvsd.table import hint
 from kvsd.table.compaction_input import SLICE_RECORDS, Input, Slice
 from kvsd.table.compaction_output import Output
 from kvsd.table.entry import TOMBSTONES
+from kvsd.table.medium import LostFile
 from kvsd.table.retention import Retention
 from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment, new_mark
 from kvsd.table.segment_reader import SegmentReader
@@ -36,6 +38,7 @@ class Compaction:
         self.bytes_done = 0
         """Of the inputs."""
         self.reclaimed_bytes = 0
+        self.tombstones_dropped = 0
         self.is_syncing_log = False
         """Whether the job under way syncs the log's active segment: its failure is the table's."""
         first, last = self.run[0].header, self.run[-1].header
@@ -48,6 +51,7 @@ class Compaction:
             loose=any(segment.header.loose for segment in self.run),
         )
         assert header.generation <= MAX_GENERATION
+        self._own: list[Segment] = []
         self._numbers = {segment.header.number for segment in self.run}
         self._medium = store.log.medium
         self.output = Output(self._medium, store.log.directory, header)
@@ -58,18 +62,17 @@ class Compaction:
         Up to the output's name nothing has changed for anybody; after it, a crash at any step leaves inputs that the
         next start removes.
         """
-        for segment in self.run:
-            segment.pin()
-        try:
-            tombstones = yield from self._copy()
-            yield from self._relocate()
-        finally:
-            for segment in self.run:
-                segment.unpin()
+        tombstones = yield from self._copy()
+        yield from self._relocate()
+        with _pinned(self.run):
+            yield self._find_own_inputs
         index, log = self.store.index, self.store.log
         for start in range(0, len(tombstones), SLICE_RECORDS):
-            index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
+            dropped = index.forget(tombstones[start : start + SLICE_RECORDS], self._numbers)
+            self.tombstones_dropped += dropped
             yield _nothing
+        while any(segment.is_awaited for segment in self.run):
+            yield _nothing  # a read that came before the index was moved over opens it by its name
         log.retire(self.run)
         for number in self._numbers:
             index.dead_bytes.pop(number, None)
@@ -87,16 +90,17 @@ class Compaction:
             reader: SegmentReader | None = None
             for segment in self.run:
                 source = Input(segment)
-                yield source.read
-                while (found := source.slice) is not None:
-                    wanted = retention.wanted(found.records, found.prev_seq)
-                    for (kind, key, seq, *_), is_wanted in zip(found.records, wanted, strict=True):
-                        if not is_wanted:
-                            dropped_through = max(dropped_through, seq)
-                            if kind in TOMBSTONES:
-                                tombstones.append(key)
-                    self.bytes_done += found.size_bytes
-                    yield _both(output, found, wanted, source)
+                with _pinned([segment]):
+                    yield source.read
+                    while (found := source.slice) is not None:
+                        wanted = retention.wanted(found.records, found.prev_seq)
+                        for (kind, key, seq, *_), is_wanted in zip(found.records, wanted, strict=True):
+                            if not is_wanted:
+                                dropped_through = max(dropped_through, seq)
+                                if kind in TOMBSTONES:
+                                    tombstones.append(key)
+                        self.bytes_done += found.size_bytes
+                        yield _both(output, found, wanted, source)
                 reader = source.reader
             assert reader is not None
             # An old value that was durable goes in favour of a newer one: so that must be durable now, too.
@@ -122,10 +126,11 @@ class Compaction:
         store.log.adopt(output)
         written = Input(output)
         try:
-            yield written.read
-            while (found := written.slice) is not None:
-                store.index.relocate(found.records)
+            with _pinned([output]):
                 yield written.read
+                while (found := written.slice) is not None:
+                    store.index.relocate(found.records)
+                    yield written.read
         except (CorruptLog, OSError):
             yield self.output.withdraw
             raise
@@ -138,16 +143,30 @@ class Compaction:
 
     def _expected_bytes(self) -> int:
         dead = sum(self.store.index.dead_bytes.get(number, 0) for number in self._numbers)
-        entries = sum(self._medium.size(segment.fd) - OVERHEAD_BYTES for segment in self.run)
+        entries = sum(segment.size_bytes - OVERHEAD_BYTES for segment in self.run)
         return OVERHEAD_BYTES + max(0, entries - dead)
 
-    def _remove_inputs(self) -> None:
-        before = sum(segment.path.stat().st_size for segment in self.run)
+    def _find_own_inputs(self) -> None:
+        """What somebody else has removed, or put in an input's place, is left alone: a start knows it as superseded."""
         for segment in self.run:
+            with contextlib.suppress(LostFile):
+                segment.check(0)
+                self._own.append(segment)
+
+    def _remove_inputs(self) -> None:
+        output = self.output.segment
+        assert output is not None
+        for segment in self._own:
             hint.discard(self._medium, segment.path)
-            self._medium.unlink(segment.path)
-        self._medium.sync_directory(self.output.path.parent)
-        self.reclaimed_bytes = before - self.output.path.stat().st_size
+            # Whoever has removed it since: all that is wanted of it stands in the output.
+            with contextlib.suppress(FileNotFoundError):
+                self._medium.unlink(segment.path)
+        for segment in self.run:
+            # Once more: one that was being written may have got its name only now.
+            if not self._medium.exists(segment.path):
+                hint.discard(self._medium, segment.path)
+        self._medium.sync_directory(output.path.parent)
+        self.reclaimed_bytes = sum(segment.size_bytes for segment in self.run) - output.size_bytes
 
 
 def _both(output: Output, found: Slice, wanted: Sequence[bool], source: Input) -> Job:
@@ -158,6 +177,18 @@ def _both(output: Output, found: Slice, wanted: Sequence[bool], source: Input) -
         source.read()
 
     return run
+
+
+@contextlib.contextmanager
+def _pinned(segments: Sequence[Segment]) -> Iterator[None]:
+    """They keep the descriptors that they have or get."""
+    for segment in segments:
+        segment.pin()
+    try:
+        yield
+    finally:
+        for segment in segments:
+            segment.unpin()
 
 
 def _nothing() -> None:

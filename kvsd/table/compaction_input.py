@@ -10,6 +10,7 @@ from typing import Final
 
 from kvsd.errors import CorruptLog
 from kvsd.table.entry import HEADER, HEADER_BYTES, Header, Record, header_is_intact
+from kvsd.table.limits import limit_of
 from kvsd.table.segment import Segment
 from kvsd.table.segment_reader import SegmentReader
 
@@ -48,7 +49,7 @@ class Slice:
 
 
 class Input:
-    """A sealed segment that is read and checked slice by slice."""
+    """A sealed segment that is read and checked slice by slice; pinned by whoever has it read."""
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
@@ -58,8 +59,18 @@ class Input:
         self._records = iter(self.reader)
 
     def read(self) -> None:
-        """Raises CorruptLog where the segment is not intact to its SEAL."""
+        """Raises CorruptLog where the segment is not intact to its SEAL, or cannot be read; OSError at a limit."""
+        try:
+            self._read()
+        except OSError as error:
+            if limit_of(error) is not None:
+                raise
+            path, offset = self.segment.path, self.reader.accepted_to
+            raise CorruptLog(f"{path}: cannot be read at offset {offset}: {error}", str(path), offset) from error
+
+    def _read(self) -> None:
         self.slice = None
+        self.segment.ensure_open()
         records = list(_some(self._records))
         if records:
             self.slice = Slice(self.segment, records)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from kvsd.table import hint
 from kvsd.table.compaction_input import Slice
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, encode_header, encode_seal
 from kvsd.table.medium import Medium
@@ -108,10 +109,11 @@ class Output:
             timestamp_us=last.last_timestamp_us,
         )
         seal(medium, self._fd, self._end, seal_entry)
-        medium.rename(self._temporary, self.path)
+        medium.rename_to_new(self._temporary, self.path)
         self.is_published = True
         medium.sync_directory(directory)
-        self.segment, self._fd = Segment(medium, self.path, header, self._fd), None
+        size_bytes = self._end + len(seal_entry)
+        self.segment, self._fd = Segment(medium, self.path, header, self._fd, size_bytes), None
 
     def discard(self) -> None:
         """What was begun is gone; a file that may have its name already stays, and is as good as its inputs."""
@@ -125,5 +127,8 @@ class Output:
 
     def withdraw(self) -> None:
         """Take away a file that does not give back what was written: its inputs are all there still."""
+        assert self.segment is not None
+        self.segment.is_withdrawn = True
         self.medium.unlink(self.path)
+        hint.discard(self.medium, self.path)
         self.medium.sync_directory(self.path.parent)

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Protocol
 
 from kvsd.errors import CorruptLog, StorageError
 from kvsd.table.compaction import Compaction, Job
 from kvsd.table.compaction_plan import Candidate, plan
+from kvsd.table.entry import HEADER_BYTES
 from kvsd.table.request import CompactionProgress
 from kvsd.table.store import Store
 
 _RETRY_SECONDS: Final = 60.0
 _FEW_TOMBSTONES: Final = 10_000
 """So many, or as many as there are keys, are kept; each takes the memory of a key, and 64 bytes of the log."""
+_IDLE_SECONDS: Final = 5.0
+"""After so long without a write, what would wait for the next full segment is looked at as well."""
+_IDLE_BYTES: Final = 64 << 10
+"""So much there must be to gain then."""
+_TOMBSTONE_BYTES: Final = HEADER_BYTES + 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,18 @@ class Compactor:
         """When the throttle lets the next step go."""
         self._seen_bytes = 0
         self._retry_at = 0.0
-        self._refused: set[int] = set()
+        self._refused: dict[int, float] = {}
+        """Segments that could not be read, and when they are tried again; damage is not."""
+        self._retry_timer: Timer | None = None
+        self._look_timer: Timer | None = None
+        self._seen_seq = 0
+        """The log's last number at the last look: nothing was written since if it is the same."""
+        self._is_idle = False
+        """Nothing is written, and the next plan is to leave next to nothing that is not wanted."""
+        self._tombstones_before = 0
+        """How many there were when the plan was made, and …"""
+        self._tombstones_dropped = 0
+        """… how many of them it has dropped."""
         self._figures_are_old = False
         """Those of the progress are of what has ended; the next plan begins them anew."""
         self._segments_done = self._segments_total = 0
@@ -153,6 +171,34 @@ class Compactor:
         elif self._options.auto and self._host.time() >= self._retry_at:
             self._begin(on_demand=False)
 
+    def written(self) -> None:
+        """Something was committed, or may have been before: once nothing more comes, what it leaves is looked at."""
+        if self._look_timer is None and not self._stopping:
+            self._look_timer = self._host.call_later(_IDLE_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._look_timer = None
+        last_seq = self._store.log.last_seq
+        if last_seq != self._seen_seq or self._steps is not None:
+            self._seen_seq = last_seq
+            self._is_idle = False
+            self.written()
+        elif self._options.auto and not self._paused and not self._is_sealing and self._host.time() >= self._retry_at:
+            self._clear_up()
+
+    def _clear_up(self) -> None:
+        """While nobody writes: seal and compact where a good share of the log is garbage, tombstones included."""
+        index, log = self._store.index, self._store.log
+        gain = sum(index.dead_bytes.values()) + self._tombstones * _TOMBSTONE_BYTES
+        size_bytes = log.active_bytes + sum(segment.size_bytes for segment in log.sealed())
+        if gain < max(_IDLE_BYTES, self._options.garbage_ratio * size_bytes) or not self._host.may_compact:
+            return
+        self._is_idle = True
+        if self._host.seal_log():
+            self._is_sealing = True
+        else:
+            self.consider()
+
     def start(self) -> None:
         """Compact all that holds garbage, the segment included that is appended to; behind what is under way.
 
@@ -186,6 +232,9 @@ class Compactor:
     def stop(self) -> None:
         """For good: what is begun ends with the step that is under way, and leaves nothing that counts."""
         self._stopping = True
+        for timer in (self._look_timer, self._retry_timer):
+            if timer is not None:
+                timer.cancel()
         self._go_on()
 
     def _begin(self, *, on_demand: bool) -> None:
@@ -198,11 +247,17 @@ class Compactor:
             return
         index, log = self._store.index, self._store.log
         bearable = 0 if on_demand else max(_FEW_TOMBSTONES, index.live, 2 * self._tombstones_kept)
+        if self._is_idle:
+            bearable = min(bearable, index.live)
+        self._is_idle = False
+        self._tombstones_before, self._tombstones_dropped = self._tombstones, 0
         self._is_for_tombstones = self._tombstones > bearable
+        now = self._host.time()
+        self._refused = {number: until for number, until in self._refused.items() if now < until}
         candidates = [
             Candidate(
                 segment,
-                log.medium.size(segment.fd),
+                segment.size_bytes,
                 index.dead_bytes.get(segment.header.number, 0),
                 segment.header.number in self._refused,
             )
@@ -236,7 +291,8 @@ class Compactor:
             self._go_on()
         elif self._is_for_tombstones:
             self._is_for_tombstones = False
-            self._tombstones_kept = self._tombstones
+            # Those that came meanwhile have not been looked at: they count as new.
+            self._tombstones_kept = min(self._tombstones, self._tombstones_before - self._tombstones_dropped)
 
     @property
     def _tombstones(self) -> int:
@@ -315,6 +371,7 @@ class Compactor:
         self._segments_done += len(run)
         self._bytes_done += sum(candidate.size_bytes for candidate in run)
         self._reclaimed_bytes += compaction.reclaimed_bytes
+        self._tombstones_dropped += compaction.tombstones_dropped
         self._host.compacted(self.progress())
         self._proceed()
 
@@ -328,14 +385,16 @@ class Compactor:
                 self._runs.clear()
                 return
             case CorruptLog(path=path):
+                # What cannot be read today may be read again; what is damaged will stay so.
+                until = self._try_later() if isinstance(error.__cause__, OSError) else inf
                 for at, candidate in enumerate(run):
                     if str(candidate.segment.path) == path:
-                        self._refused.add(candidate.segment.header.number)
+                        self._refused[candidate.segment.header.number] = until
                         self._runs[:0] = [list(part) for part in (run[:at], run[at + 1 :]) if part]
             case StorageError():
-                self._refused.update(candidate.segment.header.number for candidate in run)
+                self._refused.update((candidate.segment.header.number, inf) for candidate in run)
             case OSError():
-                self._retry_at = self._host.time() + _RETRY_SECONDS
+                self._retry_at = self._try_later()
                 self._runs.clear()
             case _:
                 self._runs.clear()
@@ -344,6 +403,17 @@ class Compactor:
         if self._stuck:
             self._runs.clear()
         self._proceed()
+
+    def _try_later(self) -> float:
+        """Have another plan made after a while, without being asked; when that is."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+        self._retry_timer = self._host.call_later(_RETRY_SECONDS, self._retry)
+        return self._host.time() + _RETRY_SECONDS
+
+    def _retry(self) -> None:
+        self.consider()
+        self.written()
 
     def _proceed(self) -> None:
         """After a run: with the next one of the plan, or else with another plan."""

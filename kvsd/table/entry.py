@@ -21,6 +21,8 @@ assert HEADER_BYTES == 64
 _CHECKED: Final = struct.Struct(">IIQQQQIIBBHI")
 _PREFIX: Final = struct.Struct(">II")
 CHECKED_FROM: Final = 8
+_U32: Final = struct.Struct(">I")
+_SYNCED_TO_AT: Final = 12
 assert _CHECKED.size == HEADER_BYTES - CHECKED_FROM
 
 MAX_FORMAT_VALUE_BYTES: Final = 1 << 30
@@ -105,6 +107,13 @@ def encode_header(
     )  # fmt: skip
     header_crc = crc32(checked, crc_seed)
     return _PREFIX.pack(mark, header_crc) + checked, header_crc
+
+
+def with_synced_to(header: bytes, crc_seed: int, synced_to: int) -> tuple[bytes, int]:
+    """The same header bytes saying `synced_to`, and their header_crc."""
+    checked = header[CHECKED_FROM:_SYNCED_TO_AT] + _U32.pack(synced_to) + header[_SYNCED_TO_AT + _U32.size :]
+    header_crc = crc32(checked, crc_seed)
+    return header[: _U32.size] + _U32.pack(header_crc) + checked, header_crc
 
 
 def encode_seal(

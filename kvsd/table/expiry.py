@@ -14,7 +14,7 @@ from kvsd.types import Key
 class Expiries:
     """Costs nothing for a key without an expiry, and about 150 bytes for one that has it."""
 
-    __slots__ = ("_heap", "due", "ever", "times")
+    __slots__ = ("_advanced_us", "_heap", "due", "ever", "times")
 
     def __init__(self) -> None:
         self.times: dict[Key, int] = {}
@@ -23,6 +23,7 @@ class Expiries:
         """Whether any key has had an expiry since the start; until then nobody pays for looking."""
         self._heap: list[tuple[int, Key]] = []
         """May hold times that have been replaced since; those are skipped when their turn comes."""
+        self._advanced_us = 0
         self.due: dict[Key, None] = {}
         """Keys whose time had passed at the last `advance`, in that order: invisible, and not yet swept."""
 
@@ -48,7 +49,11 @@ class Expiries:
         self.due = {}
 
     def advance(self, now_us: int) -> None:
-        """Move the keys whose time has come to `due`."""
+        """Move the keys whose time has come to `due`; and back, where the clock was set back."""
+        if now_us < self._advanced_us:
+            for key in [key for key in self.due if self.times[key] > now_us]:
+                self.set(key, self.times[key])
+        self._advanced_us = now_us
         heap, times = self._heap, self.times
         while heap and heap[0][0] <= now_us:
             expires_us, key = heappop(heap)

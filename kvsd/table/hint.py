@@ -6,6 +6,7 @@ it, nor when hints are written. A hint is derived: losing one costs time, never 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from zlib import crc32
 
 from kvsd.errors import CorruptLog
@@ -57,10 +58,9 @@ def size_bytes(entries: int, key_bytes: int) -> int:
 
 
 def discard(medium: Medium, segment: Path) -> None:
-    """Remove the hint of a segment that is about to be removed, if it has one."""
-    path = path_of(segment)
-    if path.name in medium.names(path.parent):
-        medium.unlink(path)
+    """Remove the hint of a segment that is being removed, if it has one."""
+    with contextlib.suppress(FileNotFoundError):
+        medium.unlink(path_of(segment))
 
 
 def leftovers(names: Iterable[str]) -> list[str]:
@@ -78,6 +78,43 @@ def _has_segment(name: str, names: set[str]) -> bool:
 # Reading
 
 
+class HintHeader(NamedTuple):
+    """What a hint says of its segment. It was written after the SEAL was synced, so it proves what was there."""
+
+    identity: list[object]
+    seal: Seal
+    size_bytes: int
+    """Of the whole hint."""
+
+    @classmethod
+    def decode(cls, data: bytes) -> HintHeader:
+        """Raises ValueError where the bytes are no intact header."""
+        if len(data) < HINT_HEADER_BYTES or _CHECKSUM.unpack_from(data, _LAYOUT.size)[0] != crc32(data[: _LAYOUT.size]):
+            raise ValueError("no intact header")
+        *identity, sealed_at, count, last_seq, digest, size_bytes = _LAYOUT.unpack_from(data)
+        return cls(identity, Seal(sealed_at, count, last_seq, digest), size_bytes)
+
+    @classmethod
+    def read(cls, medium: Medium, path: Path) -> HintHeader | None:
+        """That of the hint at `path`; None where there is none that is intact, or none that can be read."""
+        try:
+            fd = medium.open(path)
+            try:
+                return cls.decode(medium.read(fd, HINT_HEADER_BYTES, 0))
+            finally:
+                medium.close(fd)
+        except (OSError, ValueError):
+            return None
+
+    def is_of(self, header: SegmentHeader) -> bool:
+        """Whether this is the hint of that very segment."""
+        return self.identity == _identity(header)
+
+    def is_of_table(self, header: SegmentHeader) -> bool:
+        """Whether this is the hint of a segment of the same table, in the format of today."""
+        return self.identity[:5] == _identity(header)[:5]
+
+
 class Hint:
     """An open hint whose header fits its segment; iterating yields its Blocks, each once its checksum holds.
 
@@ -90,13 +127,11 @@ class Hint:
         self.is_whole = False
         self._medium = medium
         self._fd = fd
-        data = medium.read(fd, HINT_HEADER_BYTES, 0)
-        if len(data) < HINT_HEADER_BYTES or _CHECKSUM.unpack_from(data, _LAYOUT.size)[0] != crc32(data[: _LAYOUT.size]):
-            raise ValueError("no intact header")
-        *identity, sealed_at, count, last_seq, digest, self._size_bytes = _LAYOUT.unpack_from(data)
-        if identity != _identity(segment.header) or self._size_bytes != size_bytes:
+        header = HintHeader.decode(medium.read(fd, HINT_HEADER_BYTES, 0))
+        if not header.is_of(segment.header) or header.size_bytes != size_bytes:
             raise ValueError("another format, the hint of another segment, or not all of it")
-        self.seal = Seal(sealed_at, count, last_seq, digest)
+        self.seal = header.seal
+        self._size_bytes = size_bytes
         self._crc = segment.header.mark
 
     @classmethod
@@ -179,9 +214,9 @@ def _equal(size_bytes: int, count: int) -> struct.Struct:
 def write(medium: Medium, path: Path, pause: Callable[[], bool] = lambda: False) -> bool:
     """Put a hint beside the sealed segment at `path`; False where it can have none, or `pause` says True: stop.
 
-    `pause` is called after every quarter of a millisecond of work. Raises CorruptLog where the segment is not intact
-    up to a SEAL, UnsupportedFormat, or OSError: also where there is little room, which values need more. No hint
-    appears then.
+    `pause` is called after every quarter of a millisecond of work. False, too, where the segment was removed meanwhile.
+    Raises CorruptLog where the segment is not intact up to a SEAL, UnsupportedFormat, or OSError: also where there is
+    little room, which values need more. No hint appears then.
     """
     segment = Segment.open(medium, path)
     try:
@@ -209,6 +244,10 @@ def _write(segment: Segment, pause: Callable[[], bool]) -> bool:
         if is_whole:
             medium.rename(temporary, path)
             is_named = True
+            if not medium.exists(segment.path):
+                # A compaction was faster. It looks for the hint once its segment is gone, so one of the two sees it.
+                discard(medium, segment.path)
+                return False
             medium.sync_directory(path.parent)
     finally:
         if not is_named:

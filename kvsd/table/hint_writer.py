@@ -7,6 +7,7 @@ nor asyncio.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, wait
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 
 from kvsd.errors import KvsdError
 from kvsd.table import hint
+from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
 
 _PAUSE_SECONDS: Final = 0.0015
@@ -22,6 +24,10 @@ took 170 µs beside it instead of 130, and 1.6 ms at the 99th percentile."""
 
 QUICK_BYTES: Final = 8 << 20
 """So long a segment gets its hint even if somebody waits for it, as at a clean stop: 0.2 s at the most."""
+
+
+_RETRIES: Final = 2
+"""So many of those that met a limit go along with what has just been sealed: a full disk must not fill the log, too."""
 
 
 class HintWriter:
@@ -36,10 +42,13 @@ class HintWriter:
         self._failed = failed
         self._stopping = threading.Event()
         self._jobs: set[Future[None]] = set()
+        self._later: deque[Path] = deque()
+        """Those that met a limit: with the next ones there may be room, or a descriptor."""
 
     def add(self, segments: Iterable[Path]) -> None:
         """These are sealed now."""
-        for path in segments:
+        later = [self._later.popleft() for _ in range(min(len(self._later), _RETRIES))]
+        for path in (*later, *segments):
             job = self._executor.submit(self._write_slowly, path)
             self._jobs.add(job)
             job.add_done_callback(self._jobs.discard)
@@ -59,6 +68,8 @@ class HintWriter:
         except FileNotFoundError:
             pass  # compaction was faster
         except (OSError, KvsdError) as error:
+            if limit_of(error) is not None:
+                self._later.append(path)
             self._failed(path, error)
 
     def stop(self) -> None:

@@ -117,12 +117,14 @@ class Index:
             elif kind == Kind.SET or kind in TOMBSTONES:
                 dead[position >> 32] += HEADER_BYTES + len(key) + value_bytes
 
-    def forget(self, keys: Iterable[Key], numbers: Collection[int]) -> None:
-        """Drop the tombstones of `keys` that are still the newest, in the segments of these numbers."""
+    def forget(self, keys: Iterable[Key], numbers: Collection[int]) -> int:
+        """Drop the tombstones of `keys` that are still the newest, in the segments of these numbers; how many."""
+        before = len(self._locations)
         for key in keys:
             location = self._locations.get(key)
             if location is not None and location & TOMBSTONE and location >> _NUMBER_SHIFT & _NUMBER_MASK in numbers:
                 del self._locations[key]
+        return before - len(self._locations)
 
     def replay(self, records: Iterable[Record]) -> None:
         """Take in a log's records, in their order; `finish` comes after the last ones.

@@ -15,12 +15,16 @@ from typing import Final, TypeAlias, assert_never
 from zlib import crc32
 
 from kvsd.table import recovery
-from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, Kind, encode_header, encode_seal
-from kvsd.table.medium import Medium
+from kvsd.table.entry import DIGEST_MASK, HEADER, HEADER_BYTES, Header, Kind, encode_header, encode_seal, with_synced_to
+from kvsd.table.known import KnownLog
+from kvsd.table.limits import limit_of, telling_apart
+from kvsd.table.look import Expected, Look
+from kvsd.table.medium import LostFile, Medium
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
 from kvsd.table.settlement import Settlement
-from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync, is_disk_full
+from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync
 from kvsd.types import Fsync, Key, Value
 
 Position: TypeAlias = int
@@ -80,32 +84,65 @@ class Read:
 class Log:
     """One table's log. `recover` comes before anything else."""
 
-    def __init__(self, directory: Path, options: LogOptions, medium: Medium | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        options: LogOptions,
+        medium: Medium | None = None,
+        known: KnownLog | None = None,
+        *,
+        open_segments: OpenSegments | None = None,
+    ) -> None:
+        """`known` is what must be found at the least; None: nothing is known, and a log may be begun. `open_segments`
+        bounds the descriptors of all logs that share it."""
         self.directory = directory
         self.options = options
+        self._known = known
         self.medium = medium or Medium()
+        self._open_segments = OpenSegments() if open_segments is None else open_segments
         self.last_seq = 0
         self.torn_tail = False
         """Recovery has cut off an interrupted append, and set it aside."""
+        self.is_new = False
+        """Recovery has found none, and begun one."""
         self._last_timestamp_us = 0
         self._segments: dict[int, Segment] = {}
         self._settlement: Settlement | None = None
+        self.unsettled_because: OSError | None = None
+        """The limit that keeps the log from being appended to, where it was the last recovery that met one."""
+        self._later: dict[str, None] = {}
+        """Names of segments that a failed append or Resume may have created behind the active one."""
         self._runs: list[Run] = []
         self._syncs: set[Sync] = set()
         self._unhinted: list[Path] = []
+        self._looked_to = 0
+        """The number of the last segment that a `look` has been at."""
         self.progress = RecoveryProgress()
         """Of the recovery; any thread may look."""
 
-    def recover(self, sink: recovery.Sink) -> None:
+    def recover(self, sink: recovery.Sink, *, restored: bool = False) -> None:
         """Give all intact entries to `sink` in order, settle the tail, and open a new active segment.
 
-        Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk; but a full disk
-        leaves a log that can be read, and is not `is_settled`.
+        With `restored` the log may be another, or an older one, than is known, and no number that may have been seen is
+        given again. Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError from the disk; but a
+        full disk leaves a log that can be read, and is not `is_settled`.
         """
-        settlement, self._unhinted = recovery.recover(
-            self.medium, self.directory, sink, self.progress, loose=self._is_loose, now_us=self.options.now_us
-        )
+        try:
+            settlement, self._unhinted = recovery.recover(
+                self.medium,
+                self.directory,
+                sink,
+                self.progress,
+                loose=self._is_loose,
+                now_us=self.options.now_us,
+                known=self._known,
+                restored=restored,
+            )
+        except BaseException:
+            self.close()
+            raise
         self.torn_tail = settlement.torn
+        self.is_new = settlement.begins
         self._segments = {segment.header.number: segment for segment in settlement.segments}
         self._settlement = settlement
         try:
@@ -113,16 +150,22 @@ class Log:
         except BaseException:
             self.close()
             raise
+        *full, _ = settlement.segments  # the last is appended to, or yet to be settled
+        for segment in full:
+            segment.share(self._open_segments)
+            segment.open_ahead()
 
     def _settle(self, settlement: Settlement) -> None:
         try:
-            settlement.run()
-            self.resumed(settlement)
-            self.reserve().run()
+            with telling_apart(self.medium, self.directory):
+                settlement.run()
+                self.resumed(settlement)
+                self.reserve().run()
         except OSError as error:
-            if not is_disk_full(error):
+            if limit_of(error) is None:
                 raise
             if not self.is_settled:
+                self.unsettled_because = error
                 settlement.keep()
 
     @property
@@ -131,13 +174,28 @@ class Log:
         return self._active.header.number
 
     @property
+    def active_bytes(self) -> int:
+        """Of its entries; the zeros behind them are not counted."""
+        return self._committed.end
+
+    @property
+    def known(self) -> KnownLog:
+        """What is certain to be found from now on: all that is sealed, or not yet begun."""
+        return KnownLog(self._active.header.table_id, self._active.header.base_seq)
+
+    @property
+    def known_at_end(self) -> KnownLog:
+        """The same once the job of `finish` has run."""
+        return KnownLog(self._active.header.table_id, self.last_seq)
+
+    @property
     def segment_count(self) -> int:
         return len(self._segments)
 
     @property
     def size_bytes(self) -> int:
         """All segments as they are on the disk, zeros ahead of the appends included."""
-        return sum(self.medium.size(segment.fd) for segment in self._segments.values())
+        return sum(segment.size_bytes for segment in self._segments.values())
 
     @property
     def is_settled(self) -> bool:
@@ -156,10 +214,11 @@ class Log:
         self._committed = copy.copy(self._tail)
         self._failed_to = self._tail.end
         """Where the entries of a failed append end in the active segment, and its SEAL may stand."""
-        self._filled_to = self.medium.size(active.fd)
+        self._filled_to = active.size_bytes
         self._fill_bytes = FIRST_FILL_BYTES
         self._fill: Fill | None = None
         self._runs.clear()
+        self._later.clear()
         self.last_seq = max(self.last_seq, header.base_seq)
         self._last_timestamp_us = max(self._last_timestamp_us, header.base_timestamp_us)
 
@@ -270,22 +329,40 @@ class Log:
         if self._fill is not None and (first.seal is not None or first.end > self._fill.start):
             return None
         first.segment = self._active
+        if first.buffers and first.seal is None:
+            self._say_synced(first)
         self._filled_to = max(self._filled_to, first.end)
         append = Append(self.medium, self.directory, self._runs, sync=not self._is_loose)
         self._taken = copy.copy(self._tail)
         self._runs = []
         return append
 
+    def _say_synced(self, run: Run) -> None:
+        """Have the first entry say how far the segment is synced by now: it was staged while the group before it was
+        on its way, and damage to that group could pass for an interrupted append. A SEAL says it anyway."""
+        tail = self._tail
+        header = run.buffers[0]
+        found = Header._make(HEADER.unpack(header))
+        if found.synced_to < tail.synced_to:
+            crc_seed = tail.crc_seed ^ run.offset
+            run.buffers[0], header_crc = with_synced_to(header, crc_seed, tail.synced_to)
+            tail.digest = tail.digest - found.header_crc + header_crc & DIGEST_MASK
+
     def committed(self, append: Append) -> None:
         """`append` has run: its entries can be read, and count as synced if it synced."""
         for run in append.runs:
-            assert run.segment is not None
-            if run.seal is not None:
-                self._unhinted.append(run.segment.path)
-            if run.segment is not self._active:
-                self._segments[run.header.number] = self._active = run.segment
-                self._filled_to = max(self.medium.size(run.segment.fd), run.end)
+            segment = run.segment
+            assert segment is not None
+            segment.size_bytes = max(segment.size_bytes, run.end)
+            if segment is not self._active:
+                self._active.share(self._open_segments)
+                self._segments[run.header.number] = self._active = segment
+                self._filled_to = segment.size_bytes
                 self._fill_bytes = FIRST_FILL_BYTES
+            if run.seal is not None:
+                segment.size_bytes = run.end + len(run.seal)
+                self._unhinted.append(segment.path)
+        self._open_segments.trim()
         self._committed = self._taken
         if append.sync:
             self._mark_synced(self._taken.header, self._taken.end)
@@ -298,6 +375,7 @@ class Log:
     def failed(self, append: Append) -> None:
         """`append` has failed; `abandon` must follow."""
         self._failed_to = append.runs[0].end
+        self._later.update((run.header.name, None) for run in append.runs[1:])
         for run in append.runs:
             if run.segment is not None and run.segment is not self._active:
                 run.segment.close()
@@ -320,15 +398,20 @@ class Log:
         tail = self._committed
         seal = self._seal_entry(tail)
         header = self._next_header(tail)
-        return Resume(self.medium, self._active.path, tail.end, self._failed_to, seal, header, sync=not self._is_loose)
+        later = list(self._later)
+        self._later[header.name] = None
+        sync = not self._is_loose
+        return Resume(self._active, tail.end, self._failed_to, seal, header, later=later, sync=sync)
 
     def resumed(self, job: Resume | Settlement) -> None:
         match job:
             case Resume():
                 assert job.created is not None
                 active = job.created
-                self._unhinted.append(job.path)
+                job.segment.size_bytes = job.end + len(job.seal_entry)
+                self._unhinted.append(job.segment.path)
                 self._segments[job.header.number] = active
+                job.segment.share(self._open_segments)
             case Settlement():
                 found, active = self._segments, job.segments[-1]
                 self._segments = {segment.header.number: segment for segment in job.segments}
@@ -336,6 +419,8 @@ class Log:
                     if self._segments.get(number) is not segment:
                         segment.close()
                 self._settlement = None
+                for segment in job.segments[:-1]:
+                    segment.share(self._open_segments)
             case _:
                 assert_never(job)
         self._start(active)
@@ -368,6 +453,7 @@ class Log:
             self._fill_bytes = 0  # no room, or no descriptor: this segment does without
         else:
             self._filled_to = max(self._filled_to, fill.start + fill.size)
+            fill.segment.size_bytes = max(fill.segment.size_bytes, fill.start + fill.size)
             self._fill_bytes = min(self._fill_bytes * 2, MAX_FILL_BYTES)
 
     def sync(self) -> Sync | None:
@@ -375,11 +461,13 @@ class Log:
         if self._committed.synced_to == self._committed.end:
             return None
         sync = Sync(self._segments[self._committed.header.number], self._committed.end)
+        sync.segment.pin()
         self._syncs.add(sync)
         return sync
 
     def synced(self, sync: Sync) -> None:
         self._syncs.discard(sync)
+        sync.segment.unpin()
         self._mark_synced(sync.segment.header, sync.end)
 
     def sealed(self) -> list[Segment]:
@@ -396,6 +484,8 @@ class Log:
     def adopt(self, segment: Segment) -> None:
         """Entries can be read from `segment` from now on; it holds what others held."""
         self._segments[segment.header.number] = segment
+        segment.share(self._open_segments)
+        self._open_segments.trim()
         self._unhinted.append(segment.path)
 
     def retire(self, segments: Iterable[Segment]) -> None:
@@ -413,6 +503,30 @@ class Log:
         paths, self._unhinted = self._unhinted, []
         return paths
 
+    def look(self, limit: int | None = None) -> Look:
+        """The job that looks whether the folder, the active segment and `limit` others are where they were, all of
+        them in turn; then call `lost`."""
+        expected: list[Expected] = []
+        if self.is_settled:  # else its last segment is about to be replaced
+            others = sorted(number for number in self._segments if number != self.active_number)
+            if limit is not None and len(others) > limit:
+                others = ([number for number in others if number > self._looked_to] or others)[:limit]
+            self._looked_to = others[-1] if others else 0
+            expected = [Expected(self._segments[number], self._segments[number].size_bytes) for number in others]
+            # The zeros behind are cut off by its SEAL.
+            expected.append(Expected(self._active, self._committed.end))
+        return Look(self.medium, self.directory, expected)
+
+    def lost(self, look: Look) -> LostFile | None:
+        """What `look` has missed, and this log has not taken away itself in the meantime."""
+        look.done()
+        if look.lost_folder is not None:
+            return look.lost_folder
+        for segment, error in look.lost:
+            if self._segments.get(segment.header.number) is segment and not segment.is_withdrawn:
+                return error
+        return None
+
     def finish(self) -> Append:
         """The last job before `close`: the SEAL of a clean stop, after which nothing may be staged."""
         run = Run(self._tail.header, self._tail.end)
@@ -421,13 +535,16 @@ class Log:
         return Append(self.medium, self.directory, [run], sync=True)
 
     def close(self) -> None:
-        """Close all descriptors; those that a Read has pinned, when it is done."""
+        """Close all descriptors; those that a Read has pinned, when it is done. No other job may be under way."""
+        while self._syncs:
+            self._syncs.pop().segment.unpin()  # of one that has failed
         for segment in self._segments.values():
             segment.close()
         self._segments.clear()
         if self._settlement is not None:
             for segment in self._settlement.segments:
                 segment.close()
+        self.medium.release_folder(self.directory)
 
     def read_cached(self, position: Position, key: Key, seq: int, value_bytes: int) -> Stored | None:
         """The entry at `position` if it can be had without waiting for the disk.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, assert_never
 
-from kvsd.errors import Busy, Conflict, CorruptLog, InvalidValue, ReadOnly, RequestError
+from kvsd.errors import Busy, Conflict, CorruptLog, InvalidValue, ReadOnly, RequestError, TableUnavailable
 from kvsd.table.budget import out_of_memory
 from kvsd.table.log import Read
 from kvsd.table.request import (
@@ -213,6 +213,8 @@ class Operations:
         old = self._get(key, request)
         match old:
             case None if len(request.reads) == reads:
+                if self._store.bury(key):
+                    request.group = self._store.group
                 return None
             case Busy():
                 return old
@@ -246,10 +248,12 @@ class Operations:
             self._store.set(operation.key, change.value, change.expires_us)
         elif value is not None:
             self._store.delete(operation.key)
+        elif not self._store.bury(operation.key):
+            return change.result
         request.group = self._store.group
         return change.result
 
-    def _value(self, key: Key, request: Request) -> Value | CorruptLog | NeedsValue | None:
+    def _value(self, key: Key, request: Request) -> Value | CorruptLog | Busy | NeedsValue | None:
         """What an Update starts from."""
         warm, request.warm = request.warm, None
         if self._version(key, request) == ABSENT:
@@ -291,7 +295,11 @@ class Operations:
                 case Set():
                     writes.append((step.key, step.value, step.expires_us))
                     written.add(step.key)
-                case Delete() if step.key in written or self._version(step.key, request) != ABSENT:
+                case Delete() if (
+                    step.key in written
+                    or self._version(step.key, request) != ABSENT
+                    or self._store.has_expired(step.key)
+                ):
                     writes.append((step.key, None, 0))
                 case Delete() | Check():
                     pass
@@ -371,5 +379,7 @@ _ITEM_BYTES: Final = 100
 """What an item of a Page keeps in memory beside its key and value."""
 
 
-def deleted_anyway(error: CorruptLog) -> CorruptLog:
-    return CorruptLog(f"{error}. The key was deleted", error.path, error.offset)
+def deleted_anyway(error: CorruptLog | Busy) -> CorruptLog | TableUnavailable:
+    """What is answered where the key was deleted, and its old value could not be read."""
+    text = f"{error}. The key was deleted"
+    return CorruptLog(text, error.path, error.offset) if isinstance(error, CorruptLog) else TableUnavailable(text)

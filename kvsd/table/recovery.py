@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Final, Protocol
 
 from kvsd.errors import CorruptLog
-from kvsd.table.entry import HEADER, HEADER_BYTES, Header, Record, header_is_intact
-from kvsd.table.hint import Hint
+from kvsd.table import hint
+from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_BYTES, Header, Record, header_is_intact
+from kvsd.table.hint import Hint, HintHeader
 from kvsd.table.index import Block, position_of
+from kvsd.table.known import KnownLog, traces
 from kvsd.table.medium import Medium
 from kvsd.table.progress import RecoveryProgress
 from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment, parse_name
@@ -23,6 +26,7 @@ from kvsd.table.settlement import Settlement
 
 _WINDOW_BYTES: Final = 4 << 20
 _POSITION: Final = 3  # in a Record
+_TAKE_IT: Final = "stop the server and run `kvsd restored` to go on with what is there"
 
 
 class Sink(Protocol):
@@ -33,25 +37,41 @@ class Sink(Protocol):
 
 
 def recover(
-    medium: Medium, directory: Path, sink: Sink, progress: RecoveryProgress, *, loose: bool, now_us: Callable[[], int]
+    medium: Medium,
+    directory: Path,
+    sink: Sink,
+    progress: RecoveryProgress,
+    *,
+    loose: bool,
+    now_us: Callable[[], int],
+    known: KnownLog | None = None,
+    restored: bool = False,
 ) -> tuple[Settlement, list[Path]]:
     """Give all intact entries to `sink`; returns the job that settles the tail and creates a new active segment,
     and the segments that want a hint once it has run.
 
     A segment with a SEAL is taken from its hint where that can be believed; then damage to an entry is found by whoever
     reads it. Else every byte is checked. Raises CorruptLog or UnsupportedFormat, with every file as it was, or OSError
-    from the disk.
+    from the disk; `directory` is held from here on in any case. A log that is not the `known` one, or that once reached
+    further than it does, is refused, too, but not where it is said to be `restored`: then no number that may have been
+    seen is given again.
     """
     medium.make_directory(directory)
+    medium.hold_folder(directory)
     segments, superseded = _without_superseded(_open_segments(medium, directory))
+    if not segments:
+        _check_new(directory, medium.names(directory), known)
     try:
+        if segments and known is not None and not restored:
+            _check_table(segments[0], known)
         covered_through = 0
         empty: set[int] = set()
         unhinted: list[Path] = []
         reader: SegmentReader | None = None
-        progress.bytes_total = sum(medium.size(segment.fd) for segment in segments)
-        for segment in segments:
-            _check_continues(segment, covered_through)
+        progress.bytes_total = sum(segment.size_bytes for segment in segments)
+        for before, segment in pairwise(chain([None], _each_open(segments))):
+            assert segment is not None
+            _check_continues(segment, before, covered_through)
             reader, is_hinted = _read(segment, sink, progress, is_last=segment is segments[-1])
             if reader.is_empty:
                 empty.add(segment.header.segment_id)
@@ -62,6 +82,8 @@ def recover(
                 _check_sealed(reader)
                 covered_through = reader.covered_through
         torn = reader is not None and reader.sealed_at is None and _has_torn_tail(reader)
+        if reader is not None and not restored:
+            _check_reaches(medium, directory, reader, known)
     except BaseException:
         for segment in segments:
             segment.close()
@@ -77,6 +99,8 @@ def recover(
         torn=torn,
         timestamp_us=timestamp_us,
         loose=loose,
+        # The numbers of the copy that was replaced are not all known: so a gap is left behind those that are.
+        seen_seq=(known.last_seq if known is not None else 0) if restored else None,
     )
     return settlement, unhinted
 
@@ -89,16 +113,16 @@ def _read(segment: Segment, sink: Sink, progress: RecoveryProgress, *, is_last: 
         progress.bytes_done = before + offset
 
     loaded_to = 0
-    hint = Hint.open(segment)
-    if hint is not None:
-        with closing(hint):
+    found = Hint.open(segment)
+    if found is not None:
+        with closing(found):
             reader = SegmentReader(segment, whole_batches=False)
-            if reader.accept(hint.seal):
-                for block in hint:
+            if reader.accept(found.seal):
+                for block in found:
                     sink.load(block)
                     loaded_to = position_of(block.locations[-1])
                     reached(loaded_to - segment.header.position(0))
-                if hint.is_whole:
+                if found.is_whole:
                     reached(reader.size_bytes)
                     return reader, True
     reader = SegmentReader(segment, whole_batches=is_last, reached=reached)
@@ -117,6 +141,7 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
     try:
         for name in filter(parse_name, medium.names(directory)):
             segment = Segment.open(medium, directory / name)
+            segment.park()  # there may be more than descriptors
             segments.append(segment)
             if segment.header.table_id != segments[0].header.table_id:
                 raise CorruptLog(f"{segment.path}: the segment belongs to another table", str(segment.path), 0)
@@ -125,6 +150,80 @@ def _open_segments(medium: Medium, directory: Path) -> list[Segment]:
             segment.close()
         raise
     return segments
+
+
+def _each_open(segments: list[Segment]) -> Iterator[Segment]:
+    """One after the other; the last stays open, for whoever settles it."""
+    for segment in segments[:-1]:
+        with segment.opened():
+            yield segment
+    for segment in segments[-1:]:
+        segment.reopen()
+        yield segment
+
+
+def _check_new(directory: Path, names: list[str], known: KnownLog | None) -> None:
+    """Raises CorruptLog where a folder without segments has had some: what is missing must not be begun anew."""
+    found = traces(names)
+    if found or known is not None:
+        because = f"{found[0]} is there" if found else "the catalog knows its log"
+        raise CorruptLog(
+            f"{directory}: all segments of the table are missing, yet {because}. Nothing was changed; restore them "
+            "from a backup",
+            str(directory),
+            0,
+        )
+
+
+def _check_table(first: Segment, known: KnownLog) -> None:
+    """Raises CorruptLog where the files are those of another table."""
+    if known.table_id not in (b"", first.header.table_id):
+        raise CorruptLog(
+            f"{first.path}: the log belongs to another table, or to an older one of this name. Nothing was changed; "
+            f"put the table's own files back, or {_TAKE_IT}",
+            str(first.path),
+            0,
+        )
+
+
+def _check_reaches(medium: Medium, directory: Path, last: SegmentReader, known: KnownLog | None) -> None:
+    """Raises CorruptLog where a hint, or what is known, proves that the log went on behind its `last` segment's end.
+
+    Hints are written after the SEAL that they name was synced: so none can be ahead of the log by a crash. All
+    segments before the last are intact to their SEALs, so their hints prove nothing new.
+    """
+    path, size, end_seq = last.segment.path, last.size_bytes, last.end_seq
+    names = medium.names(directory)
+    hints = hint.leftovers(names)
+    if hint.path_of(path).name in names:
+        hints.append(hint.path_of(path).name)
+    for name in hints:
+        found = HintHeader.read(medium, directory / name)
+        if found is None or not found.is_of_table(last.segment.header) or found.seal.last_seq <= end_seq:
+            continue
+        if found.is_of(last.segment.header):
+            what = (
+                f"it has {size} bytes and is intact to {last.accepted_to}, yet {name} says that it was closed with "
+                f"{found.seal.offset + SEAL_BYTES} bytes"
+            )
+        else:
+            what = (
+                f"the log ends here at number {end_seq}, yet {name} is of a segment that went to {found.seal.last_seq}"
+            )
+        raise CorruptLog(
+            f"{path}: a part of the log is missing: {what}. Nothing was changed; restore it from a backup, "
+            f"or {_TAKE_IT}",
+            str(path),
+            last.accepted_to,
+        )
+    if known is not None and end_seq < known.last_seq:
+        raise CorruptLog(
+            f"{path}: a part of the log is missing, or this is an older copy: it has {size} bytes and ends at number "
+            f"{end_seq}, but the log had reached {known.last_seq} when it was last closed. Nothing was changed; "
+            f"restore what is missing, or {_TAKE_IT}",
+            str(path),
+            last.accepted_to,
+        )
 
 
 def _without_superseded(segments: list[Segment]) -> tuple[list[Segment], list[Path]]:
@@ -149,9 +248,21 @@ def _without_superseded(segments: list[Segment]) -> tuple[list[Segment], list[Pa
     return kept, superseded
 
 
-def _check_continues(segment: Segment, covered_through: int) -> None:
-    """Raises CorruptLog where entries between `covered_through` and this segment are missing."""
+def _check_continues(segment: Segment, before: Segment | None, covered_through: int) -> None:
+    """Raises CorruptLog where this segment does not go on where the one before it has ended, at `covered_through`."""
     first = segment.header.covered_from
+    if first <= covered_through and before is not None and before.header.segment_id == segment.header.segment_id:
+        raise CorruptLog(
+            f"{segment.path}: {before.path.name} is the same segment; move the one that is not the table's away",
+            str(segment.path),
+            0,
+        )
+    if before is not None and segment.header.epoch < before.header.epoch:
+        raise CorruptLog(
+            f"{segment.path}: is older than {before.path.name}, which it follows; restore it from the same backup",
+            str(segment.path),
+            0,
+        )
     if first != covered_through + 1:
         raise CorruptLog(
             f"{segment.path}: starts at seq {first}, but the segments before it end at {covered_through}; "

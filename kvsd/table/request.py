@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from kvsd.errors import CorruptLog, KvsdError
+from kvsd.errors import Busy, CorruptLog, KvsdError
 from kvsd.table.budget import Budget
 from kvsd.table.log import Read
 from kvsd.table.segment import Stored
@@ -267,7 +267,7 @@ class Request:
         """The newest group of writes that a result depends on; 0 none."""
         self.reads: list[tuple[int, Read, Callable[[Stored], None]]] = []
         """The places of results that a worker must read from the disk, and what then puts them there."""
-        self.warm: tuple[int, Value | CorruptLog] | None = None
+        self.warm: tuple[int, Value | CorruptLog | Busy] | None = None
         """What was read for the Update that comes next: the seq, and the value."""
         self.warming: Read | None = None
         """What a worker reads for it at the moment."""

@@ -6,22 +6,28 @@ active, nor what the entries mean.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from kvsd.errors import CorruptLog, UnsupportedFormat
+from kvsd.errors import Busy, CorruptLog, StorageError, UnsupportedFormat
 from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_BYTES, header_is_intact, seed
-from kvsd.table.medium import Medium
+from kvsd.table.limits import limit_of
+from kvsd.table.medium import LostFile, Medium
+from kvsd.table.open_segments import OpenSegments
 from kvsd.types import Key, Value
 
 MAGIC: Final = b"kvsdseg\n"
 VERSION: Final = 1
 _LAYOUT: Final = struct.Struct(">8sHHI16sQQIIQQQQQ32xQ?51x")
+_START: Final = struct.Struct(">8sHHI")
+"""Of every version's header; its last four bytes are the checksum of all before them in every version, too."""
 _CHECKSUM: Final = struct.Struct(">I")
 SEGMENT_HEADER_BYTES: Final = _LAYOUT.size + _CHECKSUM.size
 assert SEGMENT_HEADER_BYTES == 192
@@ -96,18 +102,30 @@ class SegmentHeader:
 
     @classmethod
     def decode(cls, data: bytes, path: Path) -> SegmentHeader:
-        """Raises CorruptLog where the bytes are no intact header, UnsupportedFormat where they are a newer one."""
+        """Raises CorruptLog where the bytes are no intact header, UnsupportedFormat where they are a newer one.
+
+        The checksum comes first: a flipped bit in the version is damage, and no newer kvsd would help.
+        """
         if len(data) < SEGMENT_HEADER_BYTES or not data.startswith(MAGIC):
             raise CorruptLog(f"{path}: no segment header at offset 0", str(path), 0)
-        _, version, size, flags = struct.unpack_from(">8sHHI", data)
+        _, version, size, flags = _START.unpack_from(data)
+        if not any(_checksum_holds(data, end) for end in (_LAYOUT.size, size - _CHECKSUM.size)):
+            raise CorruptLog(
+                f"{path}: the segment header's checksum is wrong; restore the file from a backup", str(path), 0
+            )
         if version != VERSION or size != SEGMENT_HEADER_BYTES or flags:
             raise UnsupportedFormat(
                 f"{path}: segment format {version} (flags {flags:#x}) is not known to this kvsd; use a newer one"
             )
-        fields = data[: _LAYOUT.size]
-        if _CHECKSUM.unpack_from(data, _LAYOUT.size)[0] != crc32(fields):
-            raise CorruptLog(f"{path}: the segment header's checksum is wrong", str(path), 0)
-        return cls(*_LAYOUT.unpack(fields)[4:])
+        return cls(*_LAYOUT.unpack_from(data)[4:])
+
+    @classmethod
+    def read(cls, medium: Medium, fd: int, path: Path) -> SegmentHeader:
+        """The header of an open file; raises what `decode` raises, and OSError."""
+        data = medium.read(fd, SEGMENT_HEADER_BYTES, 0)
+        if len(data) == SEGMENT_HEADER_BYTES and (size := _START.unpack_from(data)[2]) > len(data):
+            data = medium.read(fd, size, 0)
+        return cls.decode(data, path)
 
     @property
     def number(self) -> int:
@@ -157,6 +175,11 @@ class SegmentHeader:
         )
 
 
+def _checksum_holds(data: bytes, end: int) -> bool:
+    """Whether the bytes before `end` are those that the checksum there was made of."""
+    return _START.size <= end <= len(data) - _CHECKSUM.size and _CHECKSUM.unpack_from(data, end)[0] == crc32(data[:end])
+
+
 def new_mark() -> int:
     """Random and never zero: zero filling must not look like marks."""
     return secrets.randbelow(0xFFFFFFFF) + 1
@@ -168,6 +191,22 @@ def parse_name(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def table_id_in(medium: Medium, folder: Path) -> bytes | None:
+    """The id of the table whose segments are in `folder`; None where there are none, or none that can be read."""
+    try:
+        for name in filter(parse_name, medium.names(folder)):
+            fd = medium.open(folder / name)
+            try:
+                return SegmentHeader.read(medium, fd, folder / name).table_id
+            except StorageError:
+                continue
+            finally:
+                medium.close(fd)
+    except OSError:
+        pass
+    return None
+
+
 class Stored(NamedTuple):
     """What an entry holds beside what the index knows."""
 
@@ -176,28 +215,54 @@ class Stored(NamedTuple):
 
 
 class Segment:
-    """An open segment. The descriptor closes with the last pin: a worker never reads from a reused number."""
+    """A segment, open or parked: without a descriptor until somebody reads it. Only one that is shared is ever parked.
 
-    __slots__ = ("_closing", "_pins", "_reads_cached", "crc_seed", "fd", "header", "medium", "path")
+    The descriptor closes with the last pin: a worker never reads from a reused number. Pins belong to the thread of
+    the log.
+    """
 
-    def __init__(self, medium: Medium, path: Path, header: SegmentHeader, fd: int) -> None:
+    __slots__ = (
+        "_can_read_cached",
+        "_closing",
+        "_identity",
+        "_pins",
+        "_reads_cached",
+        "_shared",
+        "crc_seed",
+        "fd",
+        "header",
+        "is_withdrawn",
+        "medium",
+        "path",
+        "size_bytes",
+        "was_read",
+    )
+
+    def __init__(self, medium: Medium, path: Path, header: SegmentHeader, fd: int, size_bytes: int) -> None:
         self.medium = medium
         self.path = path
         self.header = header
         self.fd = fd
+        self.size_bytes = size_bytes
+        """As far as is known, zeros ahead of the appends included; the disk need not be asked."""
+        self.is_withdrawn = False
+        """Its name was taken away by us; what was opened before is still read."""
         self.crc_seed = header.crc_seed
-        self._reads_cached = medium.can_read_cached(fd)
+        self._reads_cached = self._can_read_cached = medium.can_read_cached(fd)
+        self._identity = medium.identity(fd)
         self._pins = 0
         self._closing = False
+        self._shared: OpenSegments | None = None
+        self.was_read = False
 
     @classmethod
     def open(cls, medium: Medium, path: Path) -> Segment:
         fd = medium.open(path)
         try:
-            header = SegmentHeader.decode(medium.read(fd, SEGMENT_HEADER_BYTES, 0), path)
+            header = SegmentHeader.read(medium, fd, path)
             if parse_name(path.name) != (header.segment_id, header.generation):
                 raise CorruptLog(f"{path}: the header belongs to {header.name}; was the file renamed?", str(path), 0)
-            return cls(medium, path, header, fd)
+            return cls(medium, path, header, fd, medium.size(fd))
         except BaseException:
             medium.close(fd)
             raise
@@ -206,19 +271,49 @@ class Segment:
     def create(
         cls, medium: Medium, directory: Path, header: SegmentHeader, *, fill_bytes: int = FIRST_FILL_BYTES
     ) -> Segment:
-        """A segment appears under its name only with a synced header, and zeros for the first appends behind it."""
+        """A segment appears under its name only with a synced header, and zeros for the first appends behind it.
+
+        Never over another file, unless that is what an earlier try with the same header has left.
+        """
         path = directory / header.name
         temporary = directory / (header.name + TEMPORARY)
         fd = medium.open(temporary, create=True)
         try:
             medium.write(fd, [header.encode(), bytes(fill_bytes)], 0)
             medium.sync(fd)
-            medium.rename(temporary, path)
+            if medium.exists(path) and _has_header(medium, path, header):
+                medium.rename(temporary, path)
+            else:
+                medium.rename_to_new(temporary, path)
             medium.sync_directory(directory)
-            return cls(medium, path, header, fd)
+            return cls(medium, path, header, fd, SEGMENT_HEADER_BYTES + fill_bytes)
         except BaseException:
             medium.close(fd)
             raise
+
+    def check(self, least_bytes: int) -> None:
+        """Raises LostFile where the file is not where it was, or shorter than that."""
+        if self.fd < 0:
+            self.medium.check_identity(self.path, self._identity, least_bytes)
+        else:
+            self.medium.check_file(self.path, self.fd, least_bytes)
+
+    def check_size(self, least_bytes: int) -> None:
+        """Raises LostFile where the file is shorter: appending would hide that something was cut off."""
+        size_bytes = self.medium.size(self.fd)
+        if size_bytes < least_bytes:
+            raise LostFile(self.path, f"was cut: it has {size_bytes} bytes, and had {least_bytes}")
+
+    def open_again(self, least_bytes: int) -> int:
+        """Another descriptor of the same file, which has at least so many bytes. Raises LostFile where it is not."""
+        fd = self.medium.open(self.path)
+        try:
+            self.check(least_bytes)
+            self.medium.check_file(self.path, fd, least_bytes)
+        except BaseException:
+            self.medium.close(fd)
+            raise
+        return fd
 
     def read_cached(self, offset: int, key: Key, seq: int, value_bytes: int) -> Stored | None:
         """The entry at `offset`, if the page cache holds it all; never waits for the disk.
@@ -227,6 +322,7 @@ class Segment:
         """
         if not self._reads_cached:
             return None
+        self.was_read = True
         try:
             data = self.medium.read_cached(self.fd, HEADER_BYTES + len(key) + value_bytes, offset)
         except OSError as error:
@@ -234,12 +330,48 @@ class Segment:
         return None if data is None else self._stored(data, offset, key, seq)
 
     def read(self, offset: int, key: Key, seq: int, value_bytes: int) -> Stored:
-        """The same, waiting for the disk where needed."""
+        """The same, waiting for the disk where needed. Raises Busy where there is no descriptor to be had."""
+        size_bytes = HEADER_BYTES + len(key) + value_bytes
         try:
-            data = self.medium.read(self.fd, HEADER_BYTES + len(key) + value_bytes, offset)
+            if self.fd < 0:
+                data = self._read_parked(size_bytes, offset)
+            else:
+                self.was_read = True
+                data = self.medium.read(self.fd, size_bytes, offset)
         except OSError as error:
+            limit = limit_of(error)
+            if limit is not None:
+                raise Busy(f"{self.path} cannot be opened: no further {limit.title}; {limit.remedy}") from error
             raise self._damaged(offset, f"cannot be read: {error}") from error
         return self._stored(data, offset, key, seq)
+
+    def _read_parked(self, size_bytes: int, offset: int) -> bytes:
+        assert self._shared is not None
+        try:
+            fd = self._open_same()
+        except FileNotFoundError:
+            if self.fd < 0:
+                raise
+            return self.medium.read(self.fd, size_bytes, offset)  # opened by a compaction, which has removed it since
+        is_kept = False
+        try:
+            data = self.medium.read(fd, size_bytes, offset)
+            is_kept = self._shared.reopen(self, fd)
+        finally:
+            if not is_kept:
+                self.medium.close(fd)
+        return data
+
+    def _open_same(self) -> int:
+        fd = self.medium.open(self.path)
+        try:
+            header = SegmentHeader.decode(self.medium.read(fd, SEGMENT_HEADER_BYTES, 0), self.path)
+            if self.medium.identity(fd) != self._identity or header != self.header:
+                raise LostFile(self.path, "was replaced by another")
+        except BaseException:
+            self.medium.close(fd)
+            raise
+        return fd
 
     def _stored(self, data: bytes | bytearray, offset: int, key: Key, seq: int) -> Stored:
         if header_is_intact(data, 0, self.header.mark, self.crc_seed ^ offset):
@@ -257,20 +389,101 @@ class Segment:
             offset,
         )
 
+    # Descriptors
+
+    def share(self, shared: OpenSegments) -> None:
+        """Nobody writes it any more: from now on `shared` says how long it has a descriptor while it is not pinned."""
+        if self._shared is None and not self._closing:
+            self._shared = shared
+            if self.fd >= 0:
+                shared.admit(self)
+
+    def open_ahead(self) -> None:
+        """On a worker: open a shared one that is parked, if there is a place; else its first reader does."""
+        shared = self._shared
+        if shared is not None and shared.has_place and self.fd < 0:
+            with contextlib.suppress(OSError, CorruptLog):
+                fd = self._open_same()
+                if not shared.reopen(self, fd):
+                    self.medium.close(fd)
+
+    @property
+    def is_open(self) -> bool:
+        return self.fd >= 0
+
+    @property
+    def is_pinned(self) -> bool:
+        return self._pins > 0
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody is about to open it by its name."""
+        return self._pins > 0 and self.fd < 0
+
+    def take(self, fd: int) -> None:
+        self.fd = fd
+        self._reads_cached = self._can_read_cached
+
+    def park(self) -> None:
+        """Close its descriptor until somebody reads it."""
+        self._reads_cached = False
+        fd, self.fd = self.fd, -1
+        self.medium.close(fd)
+
+    def ensure_open(self) -> None:
+        """On a worker, for a segment that is pinned: it has a descriptor until the last pin goes."""
+        if self.fd < 0:
+            assert self._shared is not None
+            fd = self._open_same()
+            if not self._shared.reopen(self, fd, insist=True):
+                self.medium.close(fd)
+
+    def reopen(self) -> None:
+        """It has a descriptor from now on; for whoever alone knows the segment yet."""
+        if self.fd < 0:
+            self.take(self._open_same())
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """It has a descriptor within; for whoever alone knows the segment yet."""
+        self.reopen()
+        try:
+            yield
+        finally:
+            if self.fd >= 0:
+                self.park()
+
     def pin(self) -> None:
         self._pins += 1
 
     def unpin(self) -> None:
         self._pins -= 1
-        if self._closing and not self._pins:
-            self.medium.close(self.fd)
+        if not self._pins:
+            if self._closing:
+                self._close()
+            elif self._shared is not None:
+                self._shared.trim()
 
     def close(self) -> None:
         """The descriptor closes now, or with the last pin."""
         if not self._closing:
             self._closing = True
             if not self._pins:
-                self.medium.close(self.fd)
+                self._close()
+
+    def _close(self) -> None:
+        if self._shared is not None:
+            self._shared.forget(self)
+        if self.fd >= 0:
+            self.park()
+
+
+def _has_header(medium: Medium, path: Path, header: SegmentHeader) -> bool:
+    fd = medium.open(path)
+    try:
+        return medium.read(fd, SEGMENT_HEADER_BYTES, 0) == header.encode()
+    finally:
+        medium.close(fd)
 
 
 def seal(medium: Medium, fd: int, end: int, entry: bytes) -> None:

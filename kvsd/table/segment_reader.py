@@ -53,7 +53,7 @@ class SegmentReader:
         self.segment = segment
         self.whole_batches = whole_batches
         self._reached = reached
-        self.size_bytes = segment.medium.size(segment.fd)
+        self.size_bytes = segment.size_bytes
         self.accepted_to = SEGMENT_HEADER_BYTES
         """Where the intact entries end."""
         self.count = 0

@@ -5,6 +5,7 @@ Owns: every change that a start makes to a table's files. Must not judge what is
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Final
 
 from kvsd.table import hint
 from kvsd.table.entry import SEQ_GAP, encode_seal
+from kvsd.table.known import DROPPED_NAME, TORN
+from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
-from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, parse_name, seal
+from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, parse_name, seal
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.work import RESERVE_NAME
 
@@ -27,6 +30,8 @@ class Settlement:
     """
 
     may_have_lost_committed: Final = False
+    is_cut: Final = True
+    """As of a Resume: nothing was written that was not committed."""
 
     def __init__(
         self,
@@ -40,21 +45,31 @@ class Settlement:
         torn: bool,
         timestamp_us: int,
         loose: bool,
+        seen_seq: int | None = None,
     ) -> None:
         """`last` is the reader that has read the last segment, None in a new table; `empty` are ids without entries;
-        `superseded` are files that a compaction has replaced."""
+        `superseded` are files that a compaction has replaced; with `seen_seq`, which may have been seen beside all
+        numbers of the log, a gap is left."""
         self.medium = medium
         self.directory = directory
         self.segments = segments
         """After `run` the last one is new and empty, and the last one that was found may be another object."""
+        self.begins = last is None
+        """There was no log."""
         self.torn = torn
         """Bytes of an interrupted append are cut off, and set aside."""
         self._last = last
         self._superseded = list(superseded)
-        self._empty = empty
+        self._empty = set(empty)
+        self._seen_seq = seen_seq
         self._timestamp_us = timestamp_us
         self._loose = loose
         self._successor: SegmentHeader | None = None
+
+    @property
+    def last_seq(self) -> int:
+        """The highest number that was found; 0 in a new table."""
+        return 0 if self._last is None else self._last.end_seq
 
     def run(self) -> None:
         """Raises OSError, and CorruptLog where the disk does not give back what was just written."""
@@ -73,21 +88,33 @@ class Settlement:
     def keep(self) -> None:
         """Where there is no room to settle: make sure that what is read meanwhile is not lost either.
 
-        Written again in its place, as a copy would be, for the sake of pages that a failed sync marked clean.
+        Written again in its place, as a copy would be, for the sake of pages that a failed sync marked clean. Where
+        there is no room even for that, as on file systems that copy on write, what was acknowledged is as safe as it
+        was, and reads go on.
         """
         if self._last is not None:
             fd = self._last.segment.fd
-            _copy(self.medium, fd, fd, self._last.accepted_to)
-            self.medium.sync(fd)
+            try:
+                _copy(self.medium, fd, fd, self._last.accepted_to)
+                self.medium.sync(fd)
+            except OSError as error:
+                if limit_of(error) is None:
+                    raise
 
     def _remove_leftovers(self) -> None:
-        """What interrupted creations left; and the reserve, whose room a full disk needs now."""
-        for name in self.medium.names(self.directory):
-            is_temporary = name.endswith(TEMPORARY) and parse_name(name.removesuffix(TEMPORARY))
-            if is_temporary or name == RESERVE_NAME:
+        """What interrupted creations left; the mark of a drop that was taken back; and the reserve, whose room a full
+        disk needs now."""
+        names = self.medium.names(self.directory)
+        leftovers = [
+            name
+            for name in names
+            if name in (RESERVE_NAME, DROPPED_NAME)
+            or (name.endswith(TEMPORARY) and parse_name(name.removesuffix(TEMPORARY)))
+        ]
+        for name in leftovers + hint.leftovers(names):
+            # What somebody else has put there, or keeps from being removed, is not in the way.
+            with contextlib.suppress(IsADirectoryError, PermissionError):
                 self.medium.unlink(self.directory / name)
-        for name in hint.leftovers(self.medium.names(self.directory)):
-            self.medium.unlink(self.directory / name)
 
         if self._superseded:
             # The name of what has replaced them may not be on the medium yet.
@@ -106,6 +133,13 @@ class Settlement:
     def _settle(self, last: SegmentReader) -> SegmentHeader:
         """Seal the last segment if its own run did not; returns the header of its successor."""
         old, last_seq = last.segment.header, last.end_seq
+        is_unused = old.segment_id == 1 and last.size_bytes == SEGMENT_HEADER_BYTES
+        if is_unused and not old.loose and not self._loose and self._seen_seq is None:
+            # As `begin_log` has left it: nobody has ever appended to it, nor has a sync of its entries failed.
+            self.medium.write(last.segment.fd, [old.encode()], 0)
+            self.medium.sync(last.segment.fd)
+            self._empty.discard(old.segment_id)
+            return old
         lost_numbers = last.lost_numbers
         if last.sealed_at is not None:
             _write_seal_again(last, last.sealed_at)
@@ -125,8 +159,19 @@ class Settlement:
             )
             self.segments[-1] = _replace_by_sealed_copy(last, seal_entry, keep_old=self.torn)
         covered_through = last_seq if last.count else old.covered_from - 1
+        if self._seen_seq is not None:
+            lost_numbers = True
+            last_seq = max(last_seq, self._seen_seq) + SEQ_GAP
         successor = old.successor(covered_through, last_seq, self._timestamp_us, loose=self._loose)
         return replace(successor, epoch=old.epoch + lost_numbers)
+
+
+def begin_log(medium: Medium, directory: Path, timestamp_us: int) -> bytes:
+    """Create the first segment of a log in a folder that is there and holds none; returns the table's id."""
+    medium.sync_parents(directory)
+    header = SegmentHeader.first(timestamp_us, loose=False)
+    Segment.create(medium, directory, header, fill_bytes=0).close()
+    return header.table_id
 
 
 def _write_seal_again(reader: SegmentReader, at: int) -> None:
@@ -134,6 +179,7 @@ def _write_seal_again(reader: SegmentReader, at: int) -> None:
     once there is a successor, that would be corruption."""
     medium, fd = reader.segment.medium, reader.segment.fd
     seal(medium, fd, at, medium.read(fd, reader.accepted_to - at, at))
+    reader.segment.size_bytes = reader.accepted_to
 
 
 def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_old: bool) -> Segment:
@@ -152,6 +198,7 @@ def _replace_by_sealed_copy(reader: SegmentReader, seal_entry: bytes, *, keep_ol
         medium.sync(fd)
     finally:
         medium.close(fd)
+    segment.check(0)  # by now, it may be something else that would be replaced
     if keep_old:
         _set_aside(medium, path)
         medium.sync_directory(path.parent)
@@ -167,5 +214,5 @@ def _copy(medium: Medium, source: int, target: int, size: int) -> None:
 
 def _set_aside(medium: Medium, path: Path) -> None:
     taken = set(medium.names(path.parent))
-    number = next(n for n in range(1, len(taken) + 2) if f"{path.name}.torn-{n}" not in taken)
-    medium.link(path, path.with_name(f"{path.name}.torn-{number}"))
+    number = next(n for n in range(1, len(taken) + 2) if f"{path.name}{TORN}{n}" not in taken)
+    medium.link(path, path.with_name(f"{path.name}{TORN}{number}"))

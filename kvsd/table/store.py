@@ -141,7 +141,7 @@ class Store:
         """The version that all decided writes leave; 0 where the key has no value."""
         pending = self.pending.get(key)
         location = self._index.find(key) if pending is None else pending.location
-        if location is None or location & index.TOMBSTONE or self._has_expired(key):
+        if location is None or location & index.TOMBSTONE or self.has_expired(key):
             return 0
         return index.seq_of(location)
 
@@ -150,8 +150,8 @@ class Store:
         pending = self.pending.get(key)
         return self._expiries.times.get(key, 0) if pending is None else pending.expires_us
 
-    def _has_expired(self, key: Key) -> bool:
-        """As all decided writes leave it."""
+    def has_expired(self, key: Key) -> bool:
+        """Whether its time has come, and the log does not say so yet; as all decided writes leave it."""
         return self._expiries.ever and self._is_past(self.expires_us(key))
 
     def _is_past(self, expires_us: int) -> bool:
@@ -213,6 +213,16 @@ class Store:
         """Stage a tombstone in the current group; the caller has made sure that there is something to delete."""
         self._stage_tombstone(Kind.DELETE, key)
 
+    def bury(self, key: Key) -> bool:
+        """Stage an EXPIRED for a key that is deleted when its time has come; False where there is nothing to bury.
+
+        The sweep would do it some time. But the clock may be wrong, and what was deleted must not come back with it.
+        """
+        if not self.has_expired(key):
+            return False
+        self._stage_tombstone(Kind.EXPIRED, key)
+        return True
+
     def batch(self, steps: list[tuple[Key, Value | None, int]]) -> None:
         """Stage these writes (a value of None deletes the key) so that all of them reach the log or none."""
         for key, _, _ in steps:
@@ -239,7 +249,7 @@ class Store:
 
     def _log_expiry(self, key: Key) -> None:
         """Before a key that has expired is written anew: replay knows no clock, so the log must say it."""
-        if self._has_expired(key):
+        if self.has_expired(key):
             self._stage_tombstone(Kind.EXPIRED, key)
 
     def _stage_set(self, key: Key, value: Value, expires_us: int, batch_index: int = 0, batch_count: int = 1) -> None:

@@ -6,22 +6,20 @@ job calls `run` once, anywhere, and then tells the Log how it went, on the Log's
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from kvsd.table.medium import Medium
-from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, parse_name, seal
+from kvsd.table.limits import limit_of, telling_apart
+from kvsd.table.medium import LostFile, Medium
+from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, seal
 
 RESERVE_NAME: Final = "reserve"
 RESERVE_BYTES: Final = 16 << 10
 ROOM_BYTES: Final = 1 << 20
 """What must be free before a full disk counts as having room again."""
-_DISK_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
-
-
-def is_disk_full(error: OSError) -> bool:
-    return error.errno in _DISK_FULL
 
 
 class Run:
@@ -50,10 +48,17 @@ class Append:
         """Whether a failure was that of the sync of entries."""
 
     def run(self) -> None:
+        """Raises OSError, with all that did not get a descriptor or an inode told apart from a full disk."""
+        with telling_apart(self.medium, self.directory):
+            self._run()
+
+    def _run(self) -> None:
         for run in self.runs:
             segment = run.segment
             if segment is None:
                 segment = run.segment = Segment.create(self.medium, self.directory, run.header)
+            else:
+                segment.check_size(run.offset)
             if run.buffers:
                 # One buffer: joining is cheaper than a vector of hundreds of small ones.
                 self.medium.write(segment.fd, [b"".join(run.buffers)], run.offset)
@@ -82,22 +87,25 @@ class Fill:
         self.start = start
         self.size = size
         self.filled = False
+        self._known_bytes = segment.size_bytes
 
     def run(self) -> None:
         medium = self.segment.medium
         try:
-            fd = medium.open(self.segment.path)
+            fd = self.segment.open_again(self._known_bytes)
+        except LostFile:
+            raise
         except OSError:
             return  # nothing was written, so nothing can be wrong; appends do without zeros
         try:
             try:
                 medium.write(fd, [bytes(self.size)], self.start)
+                medium.sync(fd)
             except OSError as error:
-                if is_disk_full(error):
-                    return  # the appends will meet it, and tell
-                raise
-            medium.sync(fd)
-            self.filled = True
+                if limit_of(error) is None:
+                    raise
+            else:
+                self.filled = True  # else the appends will meet the full disk, and tell
         finally:
             medium.close(fd)
 
@@ -114,25 +122,27 @@ class Sync:
 
 
 class Resume:
-    """After a full disk: cut the active segment where its committed entries end, seal it, and start another.
+    """After a limit: cut the active segment where its committed entries end, seal it, and start another.
 
-    Through a new descriptor, and only after ENOSPC: what was committed is known to be on the medium then, as it is
-    not after EIO. A crash at any step leaves a state that recovery takes for an ordinary stop.
+    Through a new descriptor, which has no old failure to tell, and only after a limit: what was committed is known to
+    be on the medium then, as it is not after EIO. Where no further descriptor can be had, what failed was opening, and
+    the held one will do. A crash at any step leaves a state that recovery takes for an ordinary stop.
     """
 
     def __init__(
         self,
-        medium: Medium,
-        path: Path,
+        segment: Segment,
         end: int,
         failed_to: int,
         seal_entry: bytes,
         header: SegmentHeader,
         *,
+        later: Iterable[str],
         sync: bool,
     ) -> None:
-        self.medium = medium
-        self.path = path
+        """`later` are the names, in their order, of segments that the failed append, or a Resume before this one, may
+        have created."""
+        self.segment = segment
         self.end = end
         self.failed_to = failed_to
         self.seal_entry = seal_entry
@@ -140,33 +150,52 @@ class Resume:
         self.sync = sync
         self.syncing = False
         """As for an Append."""
+        self.is_cut = False
+        """What was not committed is gone for good: no start will find any of it."""
         self.created: Segment | None = None
+        self._later = list(later)
 
     def run(self) -> None:
-        medium, directory = self.medium, self.path.parent
-        names = medium.names(directory)
-        if RESERVE_NAME in names:
-            medium.unlink(directory / RESERVE_NAME)
-        # What the failed append, or a Resume before this one, has created. Newest first and each for good: the chain
-        # of segments has no hole at any moment.
-        for name in reversed(names):
-            if parse_name(name.removesuffix(TEMPORARY)) and name > self.path.name:
-                medium.unlink(directory / name)
-                medium.sync_directory(directory)
-        fd = medium.open(self.path)
+        """Raises OSError as an Append does."""
+        with telling_apart(self.segment.medium, self.segment.path.parent):
+            self._run()
+
+    def _run(self) -> None:
+        medium, path = self.segment.medium, self.segment.path
+        _remove(medium, path.with_name(RESERVE_NAME))
+        # Newest first and each for good: the chain of segments has no hole at any moment. No list of the folder is
+        # asked for, since that takes a descriptor.
+        for name in reversed(self._later):
+            _remove(medium, path.with_name(name + TEMPORARY))
+            _remove(medium, path.with_name(name))
+            # Also where it is gone: a Resume before this one may have come no further.
+            medium.sync_directory(path.parent)
+        fd = self._open()
         try:
             # The SEAL of a failed roll goes first: while it stands, what is cut off before it looks like damage.
             self._cut(fd, min(self.failed_to, medium.size(fd)))
             self._cut(fd, self.end)
+            self.is_cut = True
             seal(medium, fd, self.end, self.seal_entry)
         finally:
-            medium.close(fd)
-        self.created = Segment.create(medium, directory, self.header, fill_bytes=0)
+            if fd != self.segment.fd:
+                medium.close(fd)
+        self.created = Segment.create(medium, path.parent, self.header, fill_bytes=0)
+
+    def _open(self) -> int:
+        try:
+            return self.segment.open_again(self.end)
+        except OSError as error:
+            limit = limit_of(error)
+            if limit is None or not limit.is_of_descriptors:
+                raise
+            return self.segment.fd
 
     def _cut(self, fd: int, size: int) -> None:
-        self.medium.truncate(fd, size)
+        medium = self.segment.medium
+        medium.truncate(fd, size)
         self.syncing = True
-        self.medium.sync(fd)
+        medium.sync(fd)
         self.syncing = False
 
     @property
@@ -183,7 +212,10 @@ class Reserve:
         self.directory = directory
 
     def run(self) -> None:
-        """Raises OSError, ENOSPC also where nothing but the reserve itself would fit."""
+        """Raises OSError, ENOSPC also where nothing but the reserve itself would fit.
+
+        That it can be made says more than the figures of the file system do: there is a descriptor, an inode and quota.
+        """
         if self.medium.free_bytes(self.directory) < ROOM_BYTES:
             raise OSError(errno.ENOSPC, "not enough room for a reserve", str(self.directory))
         fd = self.medium.open(self.directory / RESERVE_NAME, create=True)
@@ -192,3 +224,9 @@ class Reserve:
             self.medium.sync(fd)
         finally:
             self.medium.close(fd)
+
+
+def _remove(medium: Medium, path: Path) -> None:
+    """Remove a file, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        medium.unlink(path)

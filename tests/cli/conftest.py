@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,17 +57,36 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cli(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(capfdbinary: pytest.CaptureFixture[bytes]) -> Cli:
     """Runs a command in this process; its stdin is `given`."""
 
     def run(*arguments: str, given: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
         capfdbinary.readouterr()
-        status = main(arguments)
+        with stdin_of(given):
+            status = main(arguments)
         out, err = capfdbinary.readouterr()
         return Result(status, out, err.decode())
 
     return run
+
+
+@contextmanager
+def stdin_of(given: bytes) -> Iterator[None]:
+    """Has this process read `given` from its real stdin."""
+    before = os.dup(0)
+    with tempfile.TemporaryFile() as file:
+        file.write(given)
+        file.seek(0)
+        os.dup2(file.fileno(), 0)
+    # Not pytest's, which is a terminal to nobody and may be read by nobody.
+    theirs, sys.stdin = sys.stdin, os.fdopen(0, closefd=False)
+    try:
+        yield
+    finally:
+        sys.stdin.close()
+        sys.stdin = theirs
+        os.dup2(before, 0)
+        os.close(before)
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,13 @@ class Running:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("server") / "kvsd"
+    with a_server(tmp_path_factory.mktemp("server") / "kvsd") as running:
+        yield running
+
+
+@contextmanager
+def a_server(folder: Path) -> Iterator[Running]:
+    """A server in a thread of this process, with what `kvsd init` wrote into the folder."""
     assert main(["init", str(folder)]) == 0
     config = load(folder / "config.yaml", flags={"server.listen_port": ("--listen-port", 0)}, environ={})
     started: list[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,63 @@ def test_a_value_that_cannot_be_names_its_flag(cli: Cli, server: Running, option
     assert f"flag {option}: client." in result.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--host", "localhost", "get", "absent"],
+        ["--host=localhost", "--timeout", "20", "--json", "get", "absent"],
+        ["get", "--host", "localhost", "absent"],
+    ],
+)
+def test_options_may_come_before_the_command(
+    cli: Cli, server: Running, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("KVSD_HOST", "256.0.0.1")
+    result = cli(*arguments)
+    assert result.status == 3
+    if "--json" in arguments:
+        assert result.error["code"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("arguments", [["--table", "default", "table", "list"], ["table", "--json", "info", "default"]])
+def test_options_may_come_before_the_command_of_a_group(cli: Cli, server: Running, arguments: list[str]) -> None:
+    assert cli(*arguments).status == 0
+
+
+@pytest.mark.parametrize("arguments", [["--hots", "h", "get", "k"], ["--host"], ["--json"], ["table", "--json"]])
+def test_options_without_a_command_or_a_meaning_are_refused(cli: Cli, arguments: list[str]) -> None:
+    result = cli(*arguments)
+    assert (result.status, result.out) == (2, b"")
+    assert "no such option" in result.err or "no command behind the options" in result.err
+
+
+def test_a_table_may_be_named_with_its_namespace(cli: Cli, server: Running) -> None:
+    assert cli("set", "placed", "3", "--table", "default/default").status == 0
+    assert cli("get", "placed", "--namespace", "default", "--table", "default/default").out == b"3"
+    assert cli("get", "placed", "--table", "nowhere/default").status == 3
+    for refused in (["--table", "default/default", "--namespace", "other"], ["--table", "a/b/c"], ["--table", "/"]):
+        assert cli("get", "placed", *refused).status == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ("KVSD_URL", "here set KVSD_HOST, KVSD_PORT, KVSD_USERNAME, KVSD_PASSWORD, KVSD_NAMESPACE and KVSD_TABLE"),
+        ("KVSD_USER", "did you mean KVSD_USERNAME?"),
+        ("KVSD_PASS", "did you mean KVSD_PASSWORD?"),
+        ("KVSD_HOSTNAME", "did you mean KVSD_HOST?"),
+    ],
+)
+def test_a_variable_that_one_may_expect_is_told_what_to_set(
+    cli: Cli, server: Running, monkeypatch: pytest.MonkeyPatch, variable: str, words: str
+) -> None:
+    monkeypatch.setenv(variable, "x")
+    err = cli("get", "absent").err
+    assert f"environment {variable}: sets nothing" in err
+    assert words in err
+    assert "KVSD_LOG" not in err
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\n"])
 def test_a_password_file_that_is_unfit_is_a_usage_error(cli: Cli, server: Running, content: bytes | None) -> None:
     path = Path("password")
@@ -137,5 +195,5 @@ def test_askpass_takes_the_password_from_the_terminal_without_an_echo(server: Ru
 
 def test_an_interrupt_at_a_prompt_ends_quietly(server: Running) -> None:
     status, screen = on_terminal("get", "absent", "--askpass", typed=[(b"Password: ", b"\x03")])
-    assert status == 130
+    assert status == -signal.SIGINT
     assert "Traceback" not in screen

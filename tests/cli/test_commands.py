@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kvsd import __version__
+from kvsd.cli import commands
 
 from .conftest import Cli
 
 COMMANDS = [
-    *("init", "serve", "set", "get", "delete", "ping", "sizing", "passwd", "version"),
+    *("init", "serve", "set", "get", "delete", "ping", "sizing", "restored", "passwd", "version"),
     *("config show", "config check", "certs init", "certs show", "certs check"),
 ]
 CLIENT_COMMANDS = ["set", "get", "delete", "ping"]
@@ -72,6 +75,38 @@ def test_a_misspelt_command_gets_the_nearest_one(cli: Cli) -> None:
     result = cli("gte", "k")
     assert result.status == 2
     assert result.err == "error: there is no command 'gte', did you mean 'get'?; `kvsd --help` lists all\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("del", "delete"), ("rm", "delete"), ("put", "set"), ("ls", "keys"), ("start", "serve")]
+)
+def test_the_words_of_other_programs_get_ours(cli: Cli, word: str, meant: str) -> None:
+    assert f"did you mean {meant!r}?" in cli(word, "k").err
+
+
+@pytest.mark.parametrize(("word", "meant"), [("rm", "drop"), ("delete", "drop"), ("ls", "list"), ("new", "create")])
+def test_the_same_in_a_group(cli: Cli, word: str, meant: str) -> None:
+    result = cli("table", word, "t")
+    assert result.status == 2
+    assert result.err == (
+        f"error: there is no command {word!r}, did you mean {meant!r}?; `kvsd table --help` lists all\n"
+    )
+
+
+def test_no_summary_is_cut_and_commands_stand_in_families(cli: Cli) -> None:
+    text = cli("--help").out.decode()
+    assert "..." not in text.partition("Options:")[2]
+    assert max(map(len, text.splitlines())) <= 80
+    listed = [name for family in commands._FAMILIES.values() for name in family]
+    assert re.findall(r"^  ([a-z]+)  ", text.partition("Options:")[2], re.MULTILINE) == listed
+    for family in commands._FAMILIES:
+        assert f"\n{family}:\n" in text
+
+
+@pytest.mark.parametrize("group", ["config", "certs", "table", "namespace"])
+def test_no_summary_of_a_group_is_cut(cli: Cli, group: str) -> None:
+    text = cli(group).out.decode()
+    assert "..." not in text.partition("Commands:")[2]
 
 
 def test_a_missing_argument_names_the_help_of_its_command(cli: Cli) -> None:

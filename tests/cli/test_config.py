@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from kvsd.config import SETTINGS, USERS
 
 from .conftest import Cli
 from .terminal import on_terminal
+from .test_every_command import LAUNCH
 
 CONFIG = """\
 server:
@@ -65,6 +69,19 @@ def test_show_is_a_table_of_80_columns_on_a_terminal(config: Path) -> None:
     assert any(line.split() == ["listen_port", "7000", "config.yaml:2"] for line in lines)
     assert "[bold]" in screen.replace(" ", "").replace("\n", "")
     assert "\x1b" not in screen
+
+
+@pytest.mark.parametrize("variables", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_path_in_the_file_is_utf8_whatever_the_locale(config: Path, variables: dict[str, str]) -> None:
+    config.write_bytes("kvsd: {root_dir: dätä}\n".encode())
+    shown = subprocess.run(
+        [sys.executable, "-c", LAUNCH, "config", "show"],
+        capture_output=True,
+        env={**os.environ, **variables},
+        timeout=20,
+        check=True,
+    )
+    assert f"kvsd.root_dir\t{config.parent}/dätä\tconfig.yaml:1\n".encode() in shown.stdout
 
 
 def test_check_says_ok_and_warns_of_what_sets_nothing(cli: Cli, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from .conftest import Cli, Running
+from .test_every_command import LAUNCH
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +111,13 @@ def test_a_batch_of_steps_is_all_or_nothing(cli: Cli) -> None:
         '{"op": "set", "key": "a", "value": "", "ttl": 0}',
         '{"op": "check", "key": "a", "version": null}',
         '{"op": "get", "key": "a"}',
+        '{"op": "set", "key": "a", "value": "1", "value": "2"}',
+        '{"op": "set", "key": "a", "value": {"base64": "", "base64": ""}}',
+        '{"op": "set", "key": "a", "value": "\\ud800"}',
+        '{"op": "set", "key": "a", "value": "\\udcff"}',
+        '{"op": "set", "key": "a", "value": "", "ttl": NaN}',
+        '{"op": "set", "key": "a", "value": "", "ttl": 1e999}',
+        '{"op": "check", "key": "a", "version": 9223372036854775808}',
         "[" * 100_000,
     ],
 )
@@ -115,6 +126,67 @@ def test_a_line_that_is_no_step_is_named_and_nothing_is_done(cli: Cli, line: str
     assert (result.status, result.out) == (2, b"")
     assert "line 2 of stdin" in result.err
     assert cli("exists", "first").status == 3
+
+
+@pytest.mark.parametrize("variables", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_batch_is_utf8_whatever_the_locale(cli: Cli, variables: dict[str, str]) -> None:
+    step = '\ufeff{"op": "set", "key": "ü", "value": "\\u20ac ü"}\n'.encode()
+    ended = subprocess.run(
+        [sys.executable, "-c", LAUNCH, "batch"],
+        input=step,
+        capture_output=True,
+        env={**os.environ, **variables},
+        timeout=20,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"OK\n", b"")
+    assert cli("get", "ü").out == "€ ü".encode()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [b'{"op": "delete", "key": "a"}\xff\n', b'{"op": "delete", "key": "a\xfc"}\n', '{"op": 1}'.encode("utf-16")],
+)
+def test_a_batch_that_is_no_utf8_is_refused(cli: Cli, given: bytes) -> None:
+    result = cli("batch", given=given)
+    assert (result.status, result.out) == (2, b"")
+    assert "line 1 of stdin is no JSON object in UTF-8" in result.err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (b"\n" * 100_001, "more than 100000 lines"),
+        (b" " * (1 << 20) * 129, "longer than 134217728 bytes"),
+        (b'{"op": "delete", "key": "a"}\n' * 2_000, "at most 1000 steps"),
+    ],
+)
+def test_an_endless_batch_ends(cli: Cli, given: bytes, words: str) -> None:
+    result = cli("batch", given=given)
+    assert (result.status, result.out) == (2, b"")
+    assert words in result.err
+
+
+def test_a_conflict_tells_the_version_as_json(cli: Cli) -> None:
+    cli("set", "versioned", "v")
+    version = cli("entry", "versioned", "--json").json["version"]
+    refused = cli("set", "versioned", "w", "--if-absent", "--json")
+    assert refused.error["version"] == version
+    assert cli("set", "versioned", "w", "--if-version", str(refused.error["version"])).status == 0
+
+
+@pytest.mark.parametrize("command", ["keys", "scan", "count"])
+def test_a_pattern_that_finds_nothing_is_told_to_be_a_prefix(cli: Cli, command: str) -> None:
+    cli("set", "wild:1", "v")
+    for pattern in ("wild:*", "wild:?", "wild:[0-9]"):
+        result = cli(command, pattern)
+        assert result.status == 0
+        assert result.err == (
+            f"no key begins with {pattern}: a prefix is taken as it stands, without wildcards; "
+            "wild: finds all that begin so\n"
+        )
+        assert cli(command, "--json", pattern).err == ""
+    assert cli(command, "wild:").err == cli(command, "none:").err == ""
 
 
 def test_a_batch_of_too_many_steps_is_refused_in_clear_words(cli: Cli) -> None:

@@ -23,6 +23,7 @@ def test_the_life_of_a_table(cli: Cli) -> None:
     assert cli("set", "apples", "3", "--namespace", "shop", "--table", "stock").out == b"OK\n"
     assert cli("get", "apples").status == 3
     assert cli("get", "apples", "--namespace", "shop", "--table", "stock").out == b"3"
+    assert cli("get", "apples", "--table", "shop/stock").out == b"3"
     assert b"shop/stock\twritable\tfsync=interval cache_bytes=1048576\n" in cli("table", "list", "shop").out
     info = cli("table", "info", "shop/stock", "--json").json
     assert info["status"]["keys"] == 1  # type: ignore[index]

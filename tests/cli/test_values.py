@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from kvsd.cli import set as set_module
+from kvsd.cli import values
 
 from .conftest import Cli, Running
 from .terminal import on_terminal
@@ -65,8 +66,62 @@ def test_a_file_that_is_not_there_is_a_usage_error_that_names_literal(cli: Cli) 
     assert "--literal" in result.err
 
 
+VALUE_COMMANDS = ["set", "append", "getset", "mset"]
+
+
+@pytest.mark.parametrize("command", VALUE_COMMANDS)
+def test_one_rule_says_what_a_value_is(cli: Cli, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_bytes(b"\0file\xff")
+    for word, value in (
+        ("-", b"std\xffin\n"),
+        (f"@{tmp_path / 'file'}", b"\0file\xff"),
+        ("-5", b"-5"),
+        ("-x", b"-x"),
+        ("--looks-like=one", b"--looks-like=one"),
+        ("plain", b"plain"),
+    ):
+        cli("delete", "ruled")
+        assert cli(command, "ruled", word, given=b"std\xffin\n").status == 0
+        assert cli("get", "ruled").out == value
+    for word in ("-", "@file"):
+        cli("delete", "ruled")
+        assert cli(command, "--literal", "ruled", word, given=b"stdin").status == 0
+        assert cli("get", "ruled").out == word.encode()
+    refused = cli(command, "ruled", "@absent")
+    assert refused.status == 2
+    assert "--literal" in refused.err
+
+
+@pytest.mark.parametrize("command", [*VALUE_COMMANDS, "incr", "decr", "expire"])
+def test_a_misspelt_option_is_never_a_key(cli: Cli, command: str) -> None:
+    result = cli(command, "--hots", "h")
+    assert result.status == 2
+    assert "no such option" in result.err.lower()
+
+
+def test_amounts_may_be_negative(cli: Cli) -> None:
+    cli("delete", "negative")
+    assert cli("incr", "negative", "-5").out == b"-5\n"
+    assert cli("decr", "negative", "-7").out == b"2\n"
+
+
+def test_several_keys_get_values_in_turn_also_from_files_and_stdin(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"of a file")
+    words = ("turn:1", "-1", "turn:2", "-", "turn:3", f"@{tmp_path / 'file'}")
+    assert cli("mset", *words, "--timeout", "20", given=b"read").status == 0
+    assert [cli("get", key).out for key in words[::2]] == [b"-1", b"read", b"of a file"]
+
+
+def test_stdin_is_one_value_only(cli: Cli) -> None:
+    refused = cli("mset", "twice-1", "-", "twice-2", "-", given=b"read")
+    assert (refused.status, refused.out) == (2, b"")
+    assert "stdin can be one value only" in refused.err
+    assert cli("exists", "twice-1").status == 3
+    assert cli("mset", "--literal", "twice-1", "-", "twice-2", "-").status == 0
+
+
 def test_endless_input_is_cut_off(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(set_module, "LARGEST_VALUE_BYTES", 10)
+    monkeypatch.setattr(values, "LARGEST_VALUE_BYTES", 10)
     assert cli("set", "k", "-", given=b"0123456789").status == 0
     result = cli("set", "k", "-", given=b"0123456789x")
     assert result.status == 2
@@ -148,3 +203,60 @@ def test_a_person_is_told_how_to_end_the_input() -> None:
 
 def test_a_key_of_several_lines_makes_no_error_of_several_lines(cli: Cli) -> None:
     assert cli("get", "absent\nerror: all is lost").err == "error: there is no key absent\\nerror: all is lost\n"
+
+
+def test_several_keys_are_deleted_at_once(cli: Cli) -> None:
+    def fill() -> None:
+        assert cli("mset", *(word for number in range(20) for word in (f"many:{number}", "v"))).status == 0
+
+    keys = [f"many:{number}" for number in range(40)]
+    fill()
+    assert cli("delete", *keys).out == b"OK removed keys: 20\n"
+    assert cli("count", "many:").out == b"0\n"
+    fill()
+    documents = [json.loads(line) for line in cli("delete", "--json", *keys).out.splitlines()]
+    assert [document["key"] for document in documents] == keys
+    assert [document["old_value"] for document in documents] == ["v"] * 20 + [None] * 20
+    fill()
+    assert cli("delete", "--quiet", *keys).out == b"OK\n"
+    refused = cli("delete", "--if-version", "1", "a", "b")
+    assert (refused.status, "--if-version is about one key" in refused.err) == (2, True)
+
+
+def test_a_quiet_delete_prints_no_value(cli: Cli) -> None:
+    cli("set", "k", "v")
+    assert cli("delete", "--quiet", "k").out == b"OK\n"
+    assert cli("delete", "--quiet", "--json", "k").json == {"key": "k", "status": "OK"}
+
+
+def test_a_terminal_gets_the_beginning_of_a_long_old_value_and_a_pipe_all_of_it(cli: Cli) -> None:
+    for _ in range(2):
+        cli("set", "long", "-", given=b"x" * 100_000)
+        status, screen = on_terminal("delete", "long")
+        assert status == 0
+        assert "these are the first 1000 of its 100000 bytes" in screen
+        assert screen.count("x") == 1_000
+    cli("set", "long", "-", given=b"x" * 100_000)
+    assert cli("delete", "long").out == b"OK old value: " + b"x" * 100_000 + b"\n"
+
+
+def test_a_control_character_fakes_no_line_on_a_terminal(cli: Cli) -> None:
+    key = "fake\nadmin\trich\r\x1b[1A"
+    cli("set", key, "a\nb\tc")
+    for arguments, cells in (
+        (["keys", "fake"], ["fake\\nadmin\\trich\\r\\x1b[1A"]),
+        (["scan", "fake"], ["fake\\nadmin\\trich\\r\\x1b[1A", "a\\nb\\tc"]),
+        (["mget", key], ["fake\\nadmin\\trich\\r\\x1b[1A", "a\\nb\\tc"]),
+        (["delete", key], ["OK old value: a\\nb\\tc"]),
+    ):
+        assert on_terminal(*arguments) == (0, "\t".join(cells) + "\n")
+    cli("set", key, "v")
+    assert cli("keys", "fake").out == key.encode() + b"\n"
+    cli("delete", key)
+
+
+def test_keys_can_end_in_nul_for_xargs(cli: Cli) -> None:
+    cli("mset", "nul:a\nb", "1", "nul: c", "2")
+    assert cli("keys", "-0", "nul:").out == cli("keys", "--null", "nul:").out == b"nul: c\0nul:a\nb\0"
+    assert cli("keys", "-0", "--json").status == 2
+    cli("delete", "nul:a\nb", "nul: c")

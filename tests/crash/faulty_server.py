@@ -22,7 +22,9 @@ SEGMENT_BYTES = 2_048
 
 
 @asynccontextmanager
-async def serve_on(medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Server, aio.Client]]:
+async def serve_on(
+    medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch, *, cache_bytes: int = 0
+) -> AsyncIterator[tuple[Server, aio.Client]]:
     """A server whose data directory is the root of `medium`, and a client of it."""
     monkeypatch.setattr("kvsd.server.server.Medium", lambda: medium)
     server = Server(
@@ -31,7 +33,7 @@ async def serve_on(medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch) -> Asy
             storage=StorageSettings(
                 root_dir=medium.root,
                 segment_bytes=SEGMENT_BYTES,
-                cache_bytes=0,
+                cache_bytes=cache_bytes,
                 users=(User(username="u", password_hash=PASSWORD_HASH),),
             ),
         ),

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,16 +20,20 @@ import pytest
 from kvsd.client.aio import Client
 from kvsd.errors import ReadOnly, TableUnavailable
 from kvsd.server import offline
-from kvsd.table.log import Log
+from kvsd.server.directory import DataDirectory, folder_of
+from kvsd.server.names import DEFAULT_TABLE
+from kvsd.table.log import Log, LogOptions
 from kvsd.table.request import Delete, Get, Result, Set
+from kvsd.table.store import Store
 from kvsd.table.work import RESERVE_NAME
 from tests.crash.disk import DISK_BYTES, CannotMount, Disk, mounted
+from tests.crash.faulty_server import serve_on
 from tests.crash.ledger import Ledger
 from tests.crash.process import ServerProcess
 from tests.crash.recording import Recording, cut_everywhere
-from tests.table.driver import Table
+from tests.table.driver import Table, segments
 from tests.table.history import recovered
-from tests.table.medium import Call, FaultyMedium
+from tests.table.medium import CHANGES, Call, FaultyMedium
 
 KEYS = [b"key-%d" % number for number in range(6)]
 VALUE_BYTES = 20_000
@@ -171,7 +175,7 @@ async def test_an_offline_write_to_a_full_disk_is_refused_in_clear_words(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     medium = FaultyMedium(scratch / "data")
-    monkeypatch.setattr("kvsd.server.offline.Log", partial(Log, medium=medium))
+    monkeypatch.setattr("kvsd.server.offline.DataDirectory", partial(DataDirectory, medium=medium))
     assert offline.write(medium.root, [(b"k", b"v")]) == 1
     medium.room_bytes = 0
     for value in (bytes(40_000), b"small, but nothing is left"):
@@ -181,6 +185,80 @@ async def test_an_offline_write_to_a_full_disk_is_refused_in_clear_words(
         medium.room_bytes = 0
     medium.heal()
     assert offline.write(medium.root, []) == 0
+
+
+def left_by_a_clean_stop(store: Store) -> None:
+    store.log.finish().run()
+    store.log.close()
+
+
+def left_by_a_kill(store: Store) -> None:
+    store.log.close()
+
+
+def left_by_a_kill_in_an_append(store: Store) -> None:
+    store.log.close()
+    [segment] = segments(store.log.directory)
+    size_bytes = len(segment.read_bytes().rstrip(b"\0"))
+    with segment.open("r+b") as file:
+        file.seek(size_bytes)
+        file.write(b"torn")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT], ids=["no room", "quota"])
+@pytest.mark.parametrize("leave", [left_by_a_clean_stop, left_by_a_kill, left_by_a_kill_in_an_append])
+@pytest.mark.parametrize("has_lock", [True, False], ids=["lock", "no lock file"])
+async def test_reads_go_on_after_a_start_where_nothing_at_all_can_be_written(
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    leave: Callable[[Store], None],
+    has_lock: bool,
+) -> None:
+    """Copy-on-write file systems need room to overwrite, to cut off and even to remove."""
+    medium = FaultyMedium(scratch / "data")
+    store = Store(Log(folder_of(medium.root, DEFAULT_TABLE), LogOptions(), medium), cache_bytes=0)
+    store.recover()
+    store.set(b"k", b"v")
+    commit = store.take()
+    assert commit is not None
+    commit.append.run()
+    store.committed(commit)
+    leave(store)
+    if has_lock:
+        (medium.root / "lock").write_bytes(b"12345678901234\n")
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    real_open = os.open
+
+    def refuse_lock(path: str, flags: int, *rest: int, **at: int) -> int:
+        if path == "lock" and not has_lock:
+            raise OSError(number, os.strerror(number))
+        return real_open(path, flags, *rest, **at)
+
+    monkeypatch.setattr("kvsd.table.committer._ROOM_CHECK_SECONDS", 0.0)
+    medium.fail(number, calls=CHANGES, forever=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("kvsd.server.directory.os.pwrite", refuse)
+        patch.setattr("kvsd.server.directory.os.open", refuse_lock)
+        async with serve_on(medium, monkeypatch) as (server, client):
+            assert await client.get("k") == b"v"
+            with pytest.raises(ReadOnly):
+                await client.set("l", "w")
+            await server.tables.watch.look()
+            assert await client.get("k") == b"v"
+            medium.heal()
+            async with asyncio.timeout(20):
+                while True:
+                    with contextlib.suppress(ReadOnly):
+                        await client.set("l", "w")
+                        break
+            medium.fail(number, calls=CHANGES, forever=True)
+    medium.heal()
+    async with serve_on(medium, monkeypatch) as (_, client):
+        assert [await client.get(key) for key in ("k", "l")] == [b"v", b"w"]
 
 
 @pytest.fixture(params=["tmpfs", pytest.param("ext4", marks=pytest.mark.slow)])

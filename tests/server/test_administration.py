@@ -297,7 +297,7 @@ async def test_the_info_of_a_table_that_cannot_be_opened_says_why(
     peer = await connect(server)
     assert await asked(peer, a.TableCreate(None, "t")) == DONE
     folder = server.config.storage.root_dir / "namespaces" / "default" / "t"
-    folder.rmdir()
+    folder.rename(folder.with_name("moved-away"))
     info = content(await asked(peer, a.TableInfo(None, "t")))
     assert (info["state"], info["status"], info["error"]["code"]) == ("unavailable", None, "TABLE_UNAVAILABLE")
     assert "restore it" in info["error"]["message"]
@@ -305,7 +305,12 @@ async def test_the_info_of_a_table_that_cannot_be_opened_says_why(
     assert isinstance(reopened, Fail)
     assert reopened.code == "TABLE_UNAVAILABLE"
     folder.mkdir()
+    emptied = await asked(peer, a.TableReopen(None, "t"))
+    assert isinstance(emptied, Fail)
+    assert emptied.code == "CORRUPT_LOG"
+    folder.rmdir()
+    folder.with_name("moved-away").rename(folder)
     assert await asked(peer, a.TableReopen(None, "t")) == DONE
     assert content(await asked(peer, a.TableInfo(None, "t")))["state"] == "writable"
-    for _ in range(2):
+    for _ in range(3):
         reports.take("a table cannot be opened")

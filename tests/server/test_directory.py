@@ -84,6 +84,57 @@ def test_a_file_system_without_locks_is_told_apart_from_another_owner(
         DataDirectory(tmp_path)
 
 
+@pytest.mark.parametrize("call", ["ftruncate", "pwrite"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_pid_that_cannot_be_written_keeps_nobody_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, refuse)
+    with DataDirectory(tmp_path), pytest.raises(ConfigError, match=r"in use by another kvsd"):
+        DataDirectory(tmp_path)
+
+
+def test_a_lock_file_that_was_removed_or_made_anew_lets_no_second_owner_in(tmp_path: Path) -> None:
+    with DataDirectory(tmp_path):
+        (tmp_path / "lock").unlink()
+        with pytest.raises(ConfigError, match=r"in use by another kvsd \(process unknown\)"):
+            DataDirectory(tmp_path)
+        assert not (tmp_path / "lock").exists()
+        (tmp_path / "lock").touch()
+        with pytest.raises(ConfigError, match=r"in use by another kvsd \(process unknown\)"):
+            DataDirectory(tmp_path)
+
+
+def test_a_file_system_that_locks_files_alone_is_used_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        DataDirectory(tmp_path),
+        pytest.raises(ConfigError, match=rf"in use by another kvsd \(process {os.getpid()}\)"),
+    ):
+        DataDirectory(tmp_path)
+
+
+def test_nothing_stays_open_of_a_folder_that_was_refused(tmp_path: Path) -> None:
+    before = len(os.listdir("/dev/fd"))
+    with DataDirectory(tmp_path):
+        for _ in range(3):
+            with pytest.raises(ConfigError):
+                DataDirectory(tmp_path)
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_only_folders_with_proper_names_are_tables(tmp_path: Path) -> None:
     for place in ("default/default", "a-1/b_2", "a-1/Upper", ".hidden/t", "a-1/" + "n" * 65):
         (tmp_path / "namespaces" / place).mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import errno
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,26 @@ def test_a_flip_of_any_byte_is_seen_or_cuts_off_only_the_tail(write) -> None:
             continue
         assert torn, f"byte {at} was flipped unnoticed"
         assert read.items() <= good.items()
+
+
+@pytest.mark.parametrize("at", range(16))
+@pytest.mark.parametrize("bit", range(8))
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_flipped_bit_of_any_length_is_damage_and_drops_no_key(write, which: int, at: int, bit: int) -> None:
+    """A length that leads past the end looks like an interrupted append."""
+    parts = [bytearray(entry(b"key %d" % number, bytes(40 + number))) for number in range(3)]
+    parts[which][at] ^= 1 << bit
+    with pytest.raises(CorruptLog, match=f"damaged at offset {len(parts[0]) * which + which * (which - 1) // 2}"):
+        RustFile(write(*parts))
+
+
+def test_a_tail_without_checksums_behind_it_costs_no_more_than_its_bytes(write) -> None:
+    """Plausible headers, each with a body of a megabyte, one behind the other: checking all would take hours."""
+    torn = struct.pack(">QQqBI", 1, 10 << 20, 0, 1, 7) + struct.pack(">QQqBI", 9, 1 << 20, 0, 1, 7) * (9 << 15)
+    began = time.process_time()
+    with pytest.raises(CorruptLog, match="damaged at offset 0"):
+        RustFile(write(torn))
+    assert time.process_time() - began < 5
 
 
 def test_a_damaged_length_is_not_taken_for_a_torn_tail(write) -> None:

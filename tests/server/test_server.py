@@ -254,6 +254,7 @@ async def test_a_hard_descriptor_limit_below_the_connections_is_told_and_leaves_
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     server = await start(max_tcp_connections=5_000)
     assert 100 < server._listener.max_connections < 900
+    reports.take("a new data folder")
     [(level, event, fields)] = reports.lines
     assert level == "warning"
     assert "raise `ulimit -n`" in event

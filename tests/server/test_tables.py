@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import resource
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from kvsd.server import Server
 from kvsd.server import server as server_module
 from kvsd.server.authentication import Principal
 from kvsd.server.catalog import Catalog
+from kvsd.server.clock import WallClock
 from kvsd.server.directory import folder_of
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import DEFAULT_TABLE, TableName
@@ -75,7 +77,12 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    root: Path, *, medium: Medium | None = None, patience_seconds: float = 10.0, **given: object
+    root: Path,
+    *,
+    medium: Medium | None = None,
+    patience_seconds: float = 10.0,
+    clock: WallClock | None = None,
+    **given: object,
 ) -> AsyncIterator[Served]:
     reports, dispatcher = Reports(), Dispatcher()
     pools = Pools(commits=ThreadPoolExecutor(8), reads=ThreadPoolExecutor(2), compactions=ThreadPoolExecutor(1))
@@ -89,6 +96,7 @@ async def served(
         reports,  # type: ignore[arg-type]
         medium=medium,
         patience_seconds=patience_seconds,
+        clock=clock,
     )
     tables.start()
     try:
@@ -223,7 +231,7 @@ def fail(_: Store) -> None:
 async def test_a_table_whose_folder_is_missing_is_not_made_anew(tmp_path: Path) -> None:
     async with served(tmp_path) as one:
         await one.tables.create(T)
-        folder_of(tmp_path, T).rmdir()
+        shutil.rmtree(folder_of(tmp_path, T))
         [refused] = await one.ask(T, Get(b"k"))
         assert isinstance(refused, TableUnavailable)
         assert "is missing; restore it, or drop the table" in str(refused)
@@ -632,3 +640,37 @@ async def test_a_thousand_tables_are_served_under_a_low_descriptor_limit(
         assert server.tables.unavailable == 0
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+class Wrong(WallClock):
+    """A clock that is not believed until a test says so."""
+
+    def __init__(self) -> None:
+        self.is_believed = False
+        self.noted = 0
+
+    def is_right(self) -> bool:
+        return self.is_believed
+
+    def remember(self) -> None:
+        self.noted += 1
+
+
+async def test_what_was_dropped_long_ago_by_a_clock_that_is_not_believed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvsd.server.tables._DOUBT_SECONDS", 0)
+    async with served(tmp_path) as one:
+        await one.tables.create(T)
+        await one.tables.drop(T)
+        [dropped] = await one.tables.dropped()
+    clock = Wrong()
+    async with served(tmp_path, dropped_keep_seconds=0, clock=clock) as one:
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert await one.tables.dropped() == [dropped]
+        assert clock.noted == 0
+        clock.is_believed = True
+        await until(lambda: not dropped.folder.exists(), "not removed")
+        assert clock.noted == 1
+    assert clock.noted == 2

@@ -12,6 +12,7 @@ from kvsd.errors import CorruptLog, ReadOnly
 from kvsd.table import hint
 from kvsd.table.budget import Budget
 from kvsd.table.compaction import Compaction
+from kvsd.table.known import KnownLog
 from kvsd.table.log import Log, LogOptions, Read
 from kvsd.table.medium import Medium
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations
@@ -74,10 +75,11 @@ class Table:
         segment_bytes: int = 128 << 20,
         cache_bytes: int = 0,
         now_us: Callable[[], int] | None = None,
+        known: KnownLog | None = None,
     ) -> None:
         options = LogOptions(fsync=fsync, segment_bytes=segment_bytes, now_us=now_us or ticking())
         self.directory = root / "t"
-        self.log = Log(self.directory, options, medium)
+        self.log = Log(self.directory, options, medium, known)
         self.store = Store(self.log, cache_bytes=cache_bytes)
         self.store.recover()
         self._operations = Operations(self.store, AlwaysWritable())

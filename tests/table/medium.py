@@ -264,6 +264,7 @@ class FaultyMedium(Medium):
     """The recorder: real files under `root`, nothing really synced, and failures by plan. Safe for threads."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
         self.operations: list[Operation] = []
@@ -280,6 +281,7 @@ class FaultyMedium(Medium):
         self._names = {name: number for number, name in enumerate(self._found)}
         self._numbers = itertools.count(len(self._found))
         self._untold: set[int] = set()
+        self._is_down = False
         self._gates: dict[Call, Gate] = {}
         self._lock = threading.RLock()
         self._plan: Callable[[Call], OSError | PowerCut | None] = lambda _: None
@@ -326,7 +328,25 @@ class FaultyMedium(Medium):
 
         self._plan = plan
 
+    def shut_down(self, *, at: int = 1) -> None:
+        """As a file system does after an error: from the `at`-th counted call on every call fails, whatever it is."""
+        left = at
+
+        def plan(call: Call) -> OSError | None:
+            nonlocal left
+            left -= call in COUNTED
+            self._is_down = self._is_down or left <= 0
+            return OSError(errno.EIO, os.strerror(errno.EIO)) if self._is_down else None
+
+        self._plan = plan
+        self._is_down = at <= 0
+
+    def _answer(self) -> None:
+        if self._is_down:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
     def heal(self) -> None:
+        self._is_down = False
         self._plan = lambda _: None
         self.room_bytes = None
 
@@ -339,6 +359,8 @@ class FaultyMedium(Medium):
         """What the end of the process does: all descriptors close, and what was written stays written."""
         for fd in list(self.open_files):
             self.close(fd)
+        for folder in list(self._held):
+            self.release_folder(folder)
         self.heal()
 
     # Replay
@@ -480,6 +502,8 @@ class FaultyMedium(Medium):
 
     def unlink(self, path: Path) -> None:
         with self._call(Call.UNLINK):
+            if not path.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
             if self.room_bytes is not None:
                 self.room_bytes += path.stat().st_size
             del self._names[self._name(path)]
@@ -496,6 +520,37 @@ class FaultyMedium(Medium):
             with self._call(Call.SYNC_DIRECTORY):
                 self._record(Call.SYNC_DIRECTORY, name=self._name(path))
 
+    # Calls that change nothing, and fail where all do
+
+    def size(self, fd: int) -> int:
+        self._answer()
+        return super().size(fd)
+
+    def exists(self, path: Path) -> bool:
+        self._answer()
+        return super().exists(path)
+
+    def names(self, path: Path) -> list[str]:
+        self._answer()
+        return super().names(path)
+
+    def stamp(self, path: Path) -> tuple[int, ...]:
+        self._answer()
+        return super().stamp(path)
+
+    def check_file(self, path: Path, fd: int, least_bytes: int) -> None:
+        self._answer()
+        super().check_file(path, fd, least_bytes)
+
+    def check_folder(self, folder: Path) -> None:
+        self._answer()
+        super().check_folder(folder)
+
+    def has_no_inodes(self, path: Path) -> bool:
+        self._answer()
+        return super().has_no_inodes(path)
+
     def free_bytes(self, path: Path) -> int:
+        self._answer()
         room_bytes = self.room_bytes  # once: a test may change it meanwhile
         return 1 << 40 if room_bytes is None else room_bytes

@@ -12,6 +12,7 @@ from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.log import Log, LogOptions
+from kvsd.table.open_segments import OpenSegments
 from kvsd.table.request import Operation, Origin, Request, Result
 from kvsd.table.store import Store
 from kvsd.table.workers import Pools
@@ -88,11 +89,13 @@ class Serving:
         memory_bytes: int,
         interval_ms: int,
         compaction: CompactionOptions,
+        is_clock_right: Callable[[], bool],
+        open_segments: OpenSegments | None,
         **options: Any,
     ) -> None:
         self.medium = medium
         options.setdefault("now_us", ticking())
-        self.store = Store(Log(medium.root / "t", LogOptions(**options), medium), cache_bytes=cache_bytes)
+        self.store = Store(self._log(open_segments, **options), cache_bytes=cache_bytes)
         self.store.recover()
         self.reporter = Recorder()
         self.actor = TableActor(
@@ -103,11 +106,15 @@ class Serving:
             self.reporter,
             fsync_interval_ms=interval_ms,
             compaction=compaction,
+            is_clock_right=is_clock_right,
         )
         self.budget = Budget(memory_bytes)
         self.origin = self.new_origin()
         self.loop = asyncio.get_running_loop()
         self.task = self.loop.create_task(self.actor.run())
+
+    def _log(self, open_segments: OpenSegments | None, **options: Any) -> Log:
+        return Log(self.medium.root / "t", LogOptions(**options), self.medium, open_segments=open_segments)
 
     def new_origin(self) -> Origin:
         return Origin(self.budget)
@@ -161,6 +168,8 @@ async def serving(
     memory_bytes: int = 1 << 20,
     interval_ms: int = 1_000,
     compaction: CompactionOptions = _ON_DEMAND,
+    is_clock_right: Callable[[], bool] = lambda: True,
+    open_segments: OpenSegments | None = None,
     **options: Any,
 ) -> AsyncIterator[Serving]:
     """A table that is stopped at the end, within a bound; then nothing must be held or open any more."""
@@ -174,6 +183,8 @@ async def serving(
             memory_bytes=memory_bytes,
             interval_ms=interval_ms,
             compaction=compaction,
+            is_clock_right=is_clock_right,
+            open_segments=open_segments,
             **options,
         )
         try:

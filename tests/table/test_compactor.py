@@ -14,6 +14,7 @@ from kvsd.table.committer import State
 from kvsd.table.compaction_input import Input
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.request import Compact, CompactionProgress, Delete, Get, Set
+from kvsd.table.work import RESERVE_NAME
 from kvsd.types import Fsync
 from tests.table.driver import segments
 from tests.table.medium import Call, FaultyMedium
@@ -469,3 +470,115 @@ async def test_a_passing_failure_does_not_put_tombstones_off(tmp_path: Path, mon
         served.actor.set_compaction(CompactionOptions(garbage_ratio=1.0))
         await served.idle()
         assert len(served.store.index) < 50
+
+
+# What nobody asks for
+
+
+def folder_bytes(root: Path) -> int:
+    return sum(path.stat().st_size for path in (root / "t").iterdir() if path.name != RESERVE_NAME)
+
+
+@pytest.mark.parametrize("segment_bytes", [30_000, 100_000, 128 << 20])
+@pytest.mark.parametrize("steps_between", [0, 1, 7, 10_000])
+async def test_an_emptied_table_ends_at_next_to_nothing_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment_bytes: int, steps_between: int
+) -> None:
+    """Also of what was deleted while a plan was carried out, and of what stands in the segment that is appended to."""
+    monkeypatch.setattr("kvsd.table.compactor._IDLE_SECONDS", 0)
+    monkeypatch.setattr("kvsd.table.compactor._IDLE_BYTES", 1_000)
+    monkeypatch.setattr("kvsd.table.compactor._FEW_TOMBSTONES", 300)
+    worker = Stepped()
+    options: dict[str, Any] = {"segment_bytes": segment_bytes, "compaction": CompactionOptions()}
+    async with serving(FaultyMedium(tmp_path), compactions=worker, **options) as served:
+        keys = [b"key%d" % number for number in range(1_000)]
+        for write in (lambda key: Set(key, bytes(100)), Delete):
+            for start in range(0, len(keys), 50):
+                await served.ask(*map(write, keys[start : start + 50]))
+                for _ in range(steps_between):
+                    if worker.jobs:
+                        worker.run()()
+                        await served.settle()
+
+        while len(served.store.index) > 12 or folder_bytes(tmp_path) >= 70_000 or worker.jobs:
+            if worker.jobs:
+                worker.run()()
+            await served.settle()
+        plans = served.reporter.events.count(("info", "compacted"))
+        for _ in range(20):
+            await served.settle()
+            assert not worker.jobs
+        assert served.reporter.events.count(("info", "compacted")) == plans, "it goes on for ever"
+        await served.ask(Set(b"k", b"v"))
+        await check(served, {b"k": b"v"})
+
+
+async def test_an_idle_table_with_little_to_gain_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvsd.table.compactor._IDLE_SECONDS", 0)
+    options: dict[str, Any] = {"segment_bytes": 30_000, "compaction": CompactionOptions()}
+    async with serving(FaultyMedium(tmp_path), **options) as served:
+        for number in range(200):
+            await served.ask(Set(b"k%d" % number, bytes(1_000)))
+        await served.ask(*[Delete(b"k%d" % number) for number in range(60)])
+        for _ in range(20):
+            await served.idle()
+        assert ("info", "compacted") not in served.reporter.events
+
+
+@pytest.mark.parametrize("steps", range(0, 40, 3))
+async def test_an_input_that_somebody_removes_does_not_stop_the_compaction_of_others(
+    tmp_path: Path, steps: int
+) -> None:
+    worker = Stepped()
+    medium = FaultyMedium(tmp_path)
+    async with serving(medium, segment_bytes=2_000, compactions=worker) as served:
+        alive = await garbage(served)
+        await seal(served)
+        await compact(served, "start")
+        for _ in range(steps):
+            if worker.jobs:
+                worker.run()()
+                await served.settle()
+        removed = segments(tmp_path / "t")[1]
+        medium.unlink(removed)
+        while worker.jobs:
+            worker.run()()
+            await served.settle()
+        progress = await compact(served, "status")
+        assert (progress.state, progress.error) == ("idle", "")
+        await check(served, alive)
+        assert not [path for path in (tmp_path / "t").glob("*.hint") if path.stem == removed.stem]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
+async def test_a_segment_that_cannot_be_read_leaves_the_others_to_be_compacted_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    options: dict[str, Any] = {"segment_bytes": 2_000, "compactions": Inline()}
+    async with serving(FaultyMedium(tmp_path), **options) as served:
+        alive = await garbage(served)
+        await seal(served)
+        bad = served.store.log.sealed()[2]
+        read = Input._read
+
+        def fails(self: Input) -> None:
+            if self.segment is bad:
+                raise OSError(number, "cannot be read")
+            read(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Input, "_read", fails)
+            await compact(served, "start")
+            await served.idle()
+            progress = await compact(served, "status")
+            assert progress.state == "idle"
+            assert str(bad.path) in progress.error
+            assert served.store.log.sealed().index(bad) == 1, "what is before it was not made one"
+            await check(served, alive)
+        now = served.loop.time()
+        monkeypatch.setattr(served.actor, "time", lambda: now + 61)  # a minute passes
+        await compact(served, "start")
+        await served.idle()
+        assert bad not in served.store.log.sealed()
+        assert (await compact(served, "status")).error == ""
+        await check(served, alive)

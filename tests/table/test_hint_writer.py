@@ -14,6 +14,7 @@ from kvsd.errors import CorruptLog
 from kvsd.table import hint
 from kvsd.table.hint_writer import QUICK_BYTES, HintWriter
 from kvsd.table.request import Set
+from kvsd.table.segment import SUFFIX
 from tests.table.driver import Table, segments
 from tests.table.encoding import HEADER, Written
 from tests.table.medium import Call, FaultyMedium
@@ -120,3 +121,80 @@ async def test_hints_that_were_lost_are_made_anew(tmp_path: Path, pool: ThreadPo
         run_all(pool)
         assert all(hint.path_of(path).exists() for path in sealed_segments)
         assert served.reporter.events == []
+
+
+@pytest.mark.parametrize("named_after", range(0, 40, 2))
+@pytest.mark.parametrize("looked_after", [0, 1, 2, 5, 100])
+def test_no_hint_outlives_a_segment_that_is_compacted_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named_after: int, looked_after: int
+) -> None:
+    """Wherever a compaction is when the hint gets its name, and when its writer looks whether the segment is there."""
+    medium = FaultyMedium(tmp_path)
+    table = Table(medium, tmp_path, segment_bytes=1_000)
+    for number in range(30):
+        table.put(b"%d" % (number % 3), bytes(100))
+    rename, steps = FaultyMedium.rename, table.compaction()
+    inputs = segments(tmp_path / "t")[:-1]
+
+    def go(count: int) -> None:
+        for _ in range(count):
+            next(steps, None)
+
+    def renamed_late(self: FaultyMedium, old: Path, new: Path) -> None:
+        is_hint = new.suffix == hint.SUFFIX
+        if is_hint:
+            go(named_after)
+        rename(self, old, new)
+        if is_hint:
+            go(looked_after)
+
+    monkeypatch.setattr(FaultyMedium, "rename", renamed_late)
+    for path in inputs[:2]:
+        if path.exists():
+            hint.write(medium, path)
+    go(1_000)
+    assert not [path for path in inputs if path.exists()]
+    assert list((tmp_path / "t").glob("*.hint")) == []
+    table.kill()
+    medium.kill()
+
+
+def test_a_hint_that_is_named_right_before_its_segment_goes_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medium = FaultyMedium(tmp_path)
+    table = Table(medium, tmp_path, segment_bytes=1_000)
+    for number in range(30):
+        table.put(b"%d" % (number % 3), bytes(100))
+    unlink = FaultyMedium.unlink
+
+    def unlinked_late(self: FaultyMedium, path: Path) -> None:
+        if path.suffix == SUFFIX:
+            assert hint.write(medium, path)
+        unlink(self, path)
+
+    monkeypatch.setattr(FaultyMedium, "unlink", unlinked_late)
+    table.compact()
+    assert list((tmp_path / "t").glob("*.hint")) == []
+    table.kill()
+    medium.kill()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.EDQUOT])
+def test_a_hint_that_met_a_limit_is_written_with_the_next_ones(
+    tmp_path: Path, pool: ThreadPoolExecutor, number: int
+) -> None:
+    path = sealed(tmp_path)
+    medium = FaultyMedium(tmp_path)
+    failures: list[Exception] = []
+    writer = HintWriter(medium, pool, lambda _, error: failures.append(error))
+    medium.fail(number, calls={Call.CREATE})
+    writer.add([path])
+    run_all(pool)
+    assert len(failures) == 1
+    assert not hint.path_of(path).exists()
+    writer.add([])
+    run_all(pool)
+    assert hint.path_of(path).exists()
+    assert len(failures) == 1
+    writer.stop()

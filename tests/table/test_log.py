@@ -110,19 +110,24 @@ def test_entries_say_how_far_the_segment_was_synced_before_them(tmp_path: Path) 
     assert third.synced_to == SEGMENT_HEADER_BYTES + 2 * (HEADER_BYTES + len(b"a"))
 
 
-def test_an_entry_that_was_staged_during_a_sync_does_not_count_on_it(tmp_path: Path) -> None:
+def test_a_group_that_was_staged_during_a_sync_counts_on_it_by_its_first_entry_alone(tmp_path: Path) -> None:
+    """Which is written once that sync is over."""
     table = Table(FaultyMedium(tmp_path), tmp_path)
     table.set(b"a", b"")
     commit = table.store.take()
     assert commit is not None
     table.set(b"b", b"")
+    table.set(b"c", b"")
     commit.append.run()
     table.store.committed(commit)
-    table.put(b"c", b"")
-    table.kill()
-    assert [header.synced_to for header in entries(segments(table.directory)[0])] == [SEGMENT_HEADER_BYTES] * 2 + [
-        SEGMENT_HEADER_BYTES + HEADER_BYTES + 1
-    ]
+    table.put(b"d", b"")
+    table.stop()
+    synced_to = SEGMENT_HEADER_BYTES + HEADER_BYTES + 1
+    [path] = segments(table.directory)
+    assert [header.synced_to for header in entries(path)[:4]] == [SEGMENT_HEADER_BYTES, synced_to] * 2
+    again = Table(FaultyMedium(tmp_path), tmp_path)
+    assert len(again.items()) == 4, "the SEAL does not fit"
+    again.kill()
 
 
 def test_a_sync_at_intervals_is_what_later_entries_count_on(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kvsd.errors import Conflict, StorageError
 from kvsd.table import hint, updates
+from kvsd.table.limits import limit_of
 from kvsd.table.request import ABSENT, Batch, Check, Count, Delete, Fetch, Found, Page, Scan, Set, Update
-from kvsd.table.work import is_disk_full
 from tests.table.driver import Clock, Table
 from tests.table.medium import FaultyMedium
 
@@ -214,7 +214,7 @@ class TableMachine(RuleBasedStateMachine):
             with contextlib.suppress(OSError):
                 hint.write(self.medium, path)
 
-    @precondition(lambda self: self.broken is None or is_disk_full(self.broken))
+    @precondition(lambda self: self.broken is None or limit_of(self.broken))
     @rule(first=st.integers(0, 3), count=st.integers(1, 4), steps=st.none() | st.integers(0, 8), writes=st.booleans())
     def compact(self, first: int, count: int, steps: int | None, writes: bool) -> None:
         """Any run, to its end or killed between two steps, with writes that are committed in between."""
@@ -232,7 +232,7 @@ class TableMachine(RuleBasedStateMachine):
             assert isinstance(error, OSError), "nothing is damaged here"
             self.stuck = True  # as the compactor: no other run before the next start
 
-    @precondition(lambda self: self.broken is not None and is_disk_full(self.broken))
+    @precondition(lambda self: self.broken is not None and limit_of(self.broken))
     @rule()
     def resume(self) -> None:
         job = self.table.log.resume()

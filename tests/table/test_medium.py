@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvsd.table.medium import Medium
+from kvsd.table.medium import LostFile, Medium
 from tests.table.driver import files
 from tests.table.medium import PAGE_BYTES, Call, FaultyMedium, PowerCut
 
@@ -295,3 +295,52 @@ def test_room_that_a_test_makes_while_a_worker_writes_is_not_taken_back(
     makes_room.join(20)
     assert medium.room_bytes is None
     medium.close(fd)
+
+
+def test_files_of_a_held_folder_are_found_wherever_it_was_moved_and_never_those_of_another(
+    medium: Medium, tmp_path: Path
+) -> None:
+    folder, aside = tmp_path / "data" / "t", tmp_path / "aside"
+    medium.make_directory(folder)
+    fd = medium.open(folder / "ours", create=True)
+    medium.hold_folder(tmp_path / "data")
+    medium.hold_folder(folder)
+    medium.check_folder(folder)
+    (tmp_path / "data").rename(aside)
+    with pytest.raises(LostFile, match=f"{folder} was removed or moved away"):
+        medium.check_folder(folder)
+    (tmp_path / "data" / "t" / "sub").mkdir(parents=True)
+    others = files(tmp_path / "data")
+    with pytest.raises(LostFile, match=f"{folder} was replaced by another"):
+        medium.check_folder(folder)
+    medium.check_file(folder / "ours", fd, 0)
+    with pytest.raises(LostFile, match=f"{folder / 'ours'} was cut: it has 0 bytes, and had 1"):
+        medium.check_file(folder / "ours", fd, 1)
+
+    medium.close(medium.open(folder / "new", create=True))
+    medium.link(folder / "new", folder / "linked")
+    medium.rename(folder / "new", folder / "ours")
+    with pytest.raises(LostFile, match="was replaced by another"):
+        medium.check_file(folder / "ours", fd, 0)
+    with pytest.raises(FileExistsError, match=str(folder / "linked")):
+        medium.rename_to_new(folder / "ours", folder / "linked")
+    medium.make_directory(folder / "sub")
+    medium.rename(folder / "sub", tmp_path / "data" / "moved")
+    assert medium.names(folder) == ["linked", "ours"]
+    assert medium.exists(folder / "linked")
+    medium.unlink(folder / "linked")
+    assert not medium.exists(folder / "linked")
+    assert medium.names(tmp_path / "data") == ["moved", "t"]
+    medium.remove_tree(tmp_path / "data" / "moved")
+    assert medium.free_bytes(folder) > 0
+    medium.sync_directory(folder)
+    assert sorted(path.name for path in aside.rglob("*")) == ["ours", "t"]
+    assert files(tmp_path / "data") == others
+    assert (folder / "sub").is_dir()
+
+    with pytest.raises(FileNotFoundError, match=str(folder / "gone")):
+        medium.open(folder / "gone")
+    medium.release_folder(folder)
+    medium.release_folder(tmp_path / "data")
+    medium.close(fd)
+    assert medium.names(folder) == ["sub"]

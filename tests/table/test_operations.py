@@ -24,6 +24,7 @@ from kvsd.table.request import (
     Fetch,
     Found,
     Get,
+    Operation,
     Page,
     Scan,
     Set,
@@ -38,6 +39,7 @@ from tests.table.serving import Serving, Stepped, serving
 
 ALL = Scan(b"", None, 100, values=True)
 COUNT = Count(b"", None)
+DAY_US = 86_400_000_000
 
 
 @pytest.fixture
@@ -425,6 +427,58 @@ async def test_nothing_is_swept_while_the_table_is_read_only(
         clock.now_us += 5
         await table.settle()
         assert await table.ask(Get(b"k"), COUNT) == [None, 0]
+
+
+async def test_a_clock_that_is_ahead_for_a_moment_costs_no_key(medium: FaultyMedium, clock: Clock) -> None:
+    """What has expired by it is absent as long as it is ahead, and all there when it is set back."""
+    is_right = True
+    async with serving(medium, now_us=clock, is_clock_right=lambda: is_right) as table:
+        keys = [b"a", b"b", b"c"]
+        later = START_US + DAY_US
+        await table.ask(*[Set(key, key, expires_us=later) for key in keys])
+        seen = (*map(Get, keys), Scan(b"", None, 10, values=False), Count(b"", None), Exists(b"a"), Describe())
+        before = await table.ask(*seen)
+        is_right = False
+        clock.now_us += 2 * DAY_US
+        found = await table.ask(*seen)
+        assert found[:3] == [None] * 3
+        assert isinstance(found[3], Page)
+        assert (found[3].items, found[4], found[5]) == ([], 0, 0)
+        table.actor._sweep()
+        await table.idle()
+        clock.now_us = START_US + 1
+        is_right = True
+        table.actor._sweep()
+        await table.idle()
+        assert await table.ask(*seen) == before
+    assert recovered(medium, now_us=clock) == {key: key for key in keys}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        Delete(b"k"),
+        Batch((Delete(b"k"),)),
+        Set(b"k", b"w"),
+        Batch((Set(b"k", b"w"),)),
+        Update(b"k", updates.increment(1)),
+    ],
+    ids=["delete", "batch delete", "set", "batch set", "update"],
+)
+async def test_what_is_written_while_the_clock_is_ahead_stays_written(
+    medium: FaultyMedium, clock: Clock, write: Operation
+) -> None:
+    """A key that was absent by the clock, and deleted, must not come back with the right time."""
+    async with serving(medium, now_us=clock, is_clock_right=lambda: False) as table:
+        await table.ask(Set(b"k", b"v", expires_us=START_US + DAY_US), Set(b"other", b"v"))
+        clock.now_us += 2 * DAY_US
+        (result,) = await table.ask(write)
+        assert result in (None, 1)
+        (after,) = await table.ask(Get(b"k"))
+        clock.now_us = START_US + 1
+        assert await table.ask(Get(b"k")) == [after]
+        assert after != b"v"
+    assert recovered(medium, now_us=clock).get(b"k") == after
 
 
 # Scans

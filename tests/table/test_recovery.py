@@ -492,3 +492,32 @@ def test_times_rise_over_a_restart_although_the_clock_went_back(tmp_path: Path) 
     table.put(b"k", b"w")
     table.stop()
     assert outcome(tmp_path) == {b"k": b"w"}
+
+
+def test_damage_in_the_group_before_the_last_is_told_though_the_last_was_staged_beside_it(tmp_path: Path) -> None:
+    """While a group is on its way to the disk the next one is collected, and must not say what was known then."""
+    source = tmp_path / "source"
+    table = Table(FaultyMedium(source), source)
+    table.put(b"a", b"first")
+    table.set(b"b", b"second")
+    under_way = table.store.take()
+    assert under_way is not None
+    table.set(b"c", b"third")
+    table.set(b"d", b"third")
+    under_way.append.run()
+    table.store.committed(under_way)
+    table.commit()
+    table.kill()
+    everything = {b"a": b"first", b"b": b"second", b"c": b"third", b"d": b"third"}
+    [path] = segments(source / "t")
+    data = path.read_bytes()
+    second, third = data.index(b"bsecond") - HEADER_BYTES, data.index(b"cthird") - HEADER_BYTES
+    for name, at, found in each_damage(tmp_path / "damaged", source, flip):
+        assert name == path.name
+        if at < third:
+            assert found == "CorruptLog", f"damage at {at} of a group that was acknowledged"
+        elif isinstance(found, dict):
+            assert found.items() <= everything.items()
+            assert {b"a", b"b"} <= set(found)
+    assert second < third
+    assert outcome(source) == everything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 from dataclasses import fields, replace
 from pathlib import Path
 from zlib import crc32
@@ -10,7 +11,7 @@ from zlib import crc32
 import pytest
 
 from kvsd.errors import CorruptLog, UnsupportedFormat
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment, SegmentHeader, new_mark, parse_name
+from kvsd.table.segment import MAGIC, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, new_mark, parse_name
 from tests.table.driver import files
 from tests.table.encoding import HEADER, Written
 from tests.table.medium import Call, FaultyMedium
@@ -47,6 +48,27 @@ def test_a_newer_format_is_refused_and_not_called_damaged(at: int, what: str) ->
     data[-4:] = crc32(data[:-4]).to_bytes(4, "big")
     with pytest.raises(UnsupportedFormat, match="newer"):
         SegmentHeader.decode(bytes(data), PATH)
+
+
+@pytest.mark.parametrize("at", range(8, 16))
+@pytest.mark.parametrize("bit", range(8))
+def test_a_flip_in_what_tells_a_newer_format_is_called_damage(at: int, bit: int) -> None:
+    """A newer kvsd would not help."""
+    data = bytearray(HEADER.encode())
+    data[at] ^= 1 << bit
+    with pytest.raises(CorruptLog, match="checksum"):
+        SegmentHeader.decode(bytes(data) + bytes(100), PATH)
+
+
+def test_a_longer_header_of_a_newer_format_is_read_to_its_end_before_it_is_judged(tmp_path: Path) -> None:
+    fields = MAGIC + struct.pack(">HHI", 2, 256, 0) + bytes(236)
+    path = tmp_path / HEADER.name
+    for checksum, error in ((crc32(fields), UnsupportedFormat), (crc32(fields) ^ 1, CorruptLog)):
+        path.write_bytes(fields + checksum.to_bytes(4, "big") + b"entries")
+        medium = FaultyMedium(tmp_path)
+        with pytest.raises(error):
+            Segment.open(medium, path)
+        assert not medium.open_files
 
 
 def test_marks_are_never_zero(monkeypatch: pytest.MonkeyPatch) -> None:
