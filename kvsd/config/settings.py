@@ -91,6 +91,11 @@ class ServerSettings:
         "Connections at a time; further ones wait in the backlog.",
         environment=("KVSD_SERVER_MAX_CONNECTIONS",),
     )
+    max_unauthenticated_per_address: int = _setting(
+        1_024,
+        values.whole(1, 1_000_000),
+        "Connections of one address that have not logged in; beyond that its oldest one is closed.",
+    )
     authenticate_timeout_milliseconds: int = _setting(
         3_000,
         values.whole(1, 600_000),

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Final, TypeAlias
 
 from kvsd.protocol.frames import encode_frame
-from kvsd.protocol.grammar import BLOB, NAME, TEXT, Form, Frames, Part, required
+from kvsd.protocol.grammar import BLOB, NAME, TEXT, Form, Frames, Many, required
 
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
 """Settings by name, with values as in the configuration; the value `default` takes one back."""
@@ -138,14 +138,11 @@ def _encode_pairs(pairs: Pairs) -> list[bytes]:
     return [encode_frame(text) for pair in pairs for text in pair]
 
 
-def _decode_pairs(frames: Frames) -> Pairs:
-    pairs: list[tuple[str, str]] = []
-    while frames:
-        pairs.append((required(frames.optional_text()), required(frames.optional_text())))
-    return tuple(pairs)
+def _take_pair(frames: Frames) -> tuple[str, str]:
+    return required(frames.optional_text()), required(frames.optional_text())
 
 
-_PAIRS: Final = Part[Pairs](_encode_pairs, _decode_pairs)
+_PAIRS: Final = Many[tuple[str, str]](_encode_pairs, _take_pair)
 
 FORMS: Final[Mapping[IntEnum, Form[AdministrationMessage]]] = {
     AdministrationType.TABLE_CREATE: (TableCreate, (NAME, TEXT, _PAIRS)),

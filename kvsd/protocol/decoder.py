@@ -9,7 +9,9 @@ end, what an answer is, sockets or clocks. A client and a server use the same on
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kvsd.errors import InvalidKey, InvalidValue, ProtocolError, RequestError
 from kvsd.protocol.buffer import Buffer, Reading
@@ -37,6 +39,8 @@ from kvsd.protocol.messages import (
     from_frames,
 )
 from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS, MAX_KEY_BYTES, MAX_VALUE_BYTES
+
+T = TypeVar("T")
 
 _KNOWN_TYPES = frozenset(map(int, MessageType)) | ENGINE.types | frozenset(ADMINISTRATION_TYPES)
 _KEY_AT: dict[int, int] = {**dict.fromkeys(map(int, KEYED_TYPES), 0), **ENGINE.key_at}
@@ -107,15 +111,34 @@ _COMMON = re.compile(
     rb")"
 )
 
+# A frame that is all there, in one call: 0.5 microseconds instead of 3. Again, the grammar alone knows errors.
+_FRAME = re.compile(
+    rb"\+([^\r\n]*+)\r\n"  # group 1: a String
+    rb"|\$([0-9]{1,10})\r\n"  # group 2: the size of Bytes
+    rb"|\|"
+)
+_HEAD = re.compile(rb"\*([0-9]{1,10})\r\n#(.)", re.DOTALL)
+
+MESSAGE_COST = 4
+"""What a message that is not a common one takes of the allowance beside its frames."""
+_GRAMMAR_COST = 4
+"""And a frame that goes through the grammar: one in pieces, a time, anything odd."""
+
+FRAME_BYTES = 64
+"""What a frame keeps in memory beside its bytes: one of a few letters was measured at 64 to 72."""
+
 
 class Decoder:
     """Turns what a peer sends into messages. Feed it, then take messages until it has none.
 
     It holds what was fed and not taken, so a caller that takes all messages after each read holds at most one
     incomplete message, whose size `limits` bounds.
+
+    One message may have thousands of frames, and one read may bring thousands of messages. Who has others to serve sets
+    an `allowance`: once so many frames are read, a message is left where it is, and `next_message` returns None.
     """
 
-    __slots__ = ("_buffer", "_fault", "_reader", "_reading", "limits")
+    __slots__ = ("_begun", "_buffer", "_fault", "_reader", "_reading", "limits")
 
     def __init__(self, limits: Limits = Limits()) -> None:
         self.limits = limits
@@ -126,13 +149,40 @@ class Decoder:
         self._reader: _MessageReader | None = None
         self._reading: Reading[Message | Refused] | None = None
         self._fault: str | None = None
+        self._begun = 0
+
+    @property
+    def unfinished(self) -> int:
+        """The number of the message that is arriving, which no other one of this decoder has; 0 none."""
+        return 0 if self._reader is None else self._begun
 
     @property
     def buffered_bytes(self) -> int:
         """Bytes received and held that have not been returned as messages."""
         buffer = self._buffer
+        return len(buffer.data) - buffer.position if self._reader is None else buffer.held_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that these take: a frame is an object of its own."""
+        buffer = self._buffer
         # Between messages all is in `data`; this is asked for after every read.
-        return len(buffer.data) - buffer.position if self._reading is None else buffer.held_bytes
+        if self._reader is None:
+            return len(buffer.data) - buffer.position
+        return buffer.held_bytes + FRAME_BYTES * len(self._reader.frames)
+
+    @property
+    def is_tired(self) -> bool:
+        """Whether the allowance is used up; where `next_message` has returned None, that may be why."""
+        return self._buffer.allowance <= 0
+
+    def allow(self, frames: int) -> None:
+        """Read so many frames before the next pause; common messages do not count. Until this is called, any number."""
+        self._buffer.allowance = frames
+
+    def charge(self, frames: int) -> None:
+        """Count work that a message has caused as if it were so many frames."""
+        self._buffer.allowance -= frames
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take in what has arrived, as a copy unless it is `bytes`; after a ProtocolError it is ignored."""
@@ -140,7 +190,7 @@ class Decoder:
             self._buffer.feed(data)
 
     def next_message(self) -> Message | Refused | None:
-        """The next message, or None where more bytes are needed.
+        """The next message, or None where more bytes are needed, or the allowance is used up.
 
         Raises ProtocolError where the bytes are no message or go beyond what is skipped. Nothing behind that
         can be understood: the decoder lets go of all bytes, and raises the same from then on.
@@ -152,6 +202,9 @@ class Decoder:
                 return None
             if (message := self._next_common()) is not None:
                 return message
+            if self._buffer.allowance <= 0:
+                return None
+            self._begun += 1
             self._reader = _MessageReader(self._buffer, self.limits)
             self._reading = self._reader.read()
         try:
@@ -166,7 +219,8 @@ class Decoder:
             self._buffer = Buffer()
             self._fault = str(error)
             raise
-        self._buffer.compact()
+        if self._buffer.allowance > 0:
+            self._buffer.compact()
         return None
 
     def refuse_incomplete(self, error: RequestError) -> bool:
@@ -217,9 +271,11 @@ class Decoder:
 class _MessageReader:
     """One message on its way in: the grammar, from the first byte to the last."""
 
-    __slots__ = ("_buffer", "_limits", "_refusal")
+    __slots__ = ("_buffer", "_limits", "_refusal", "frames")
 
     def __init__(self, buffer: Buffer, limits: Limits) -> None:
+        self.frames: list[Frame] = []
+        """Those that are kept, up to now."""
         self._buffer = buffer
         self._limits = limits
         self._refusal: RequestError | None = None
@@ -232,6 +288,57 @@ class _MessageReader:
     def read(self) -> Reading[Message | Refused]:
         """The message, Unknown where its type is; raises ProtocolError."""
         buffer = self._buffer
+        buffer.allowance -= MESSAGE_COST
+        count, number = self._whole_head() or (yield from self._head())
+        known = number in _KNOWN_TYPES
+        if not known:
+            buffer.discard()
+        key_at = _KEY_AT.get(number)
+        index = 0
+        while (index := self._read_whole(index, count - 1, key_at, keep=known)) < count - 1:
+            if buffer.allowance <= 0:
+                yield
+                continue
+            frame = yield from self._frame(is_key=index == key_at)
+            self._check_total(buffer.taken)
+            if known:
+                self.frames.append(frame)
+            index += 1
+        if not known:
+            return Unknown(number)
+        message: Message
+        if number in ENGINE.types:
+            message = yield from self._with_pauses(ENGINE.build(number, self.frames))
+        elif number in ADMINISTRATION_TYPES:
+            message = yield from self._with_pauses(administration().build(number, self.frames))
+        else:
+            message = from_frames(MessageType(number), self.frames)
+        return message if self._refusal is None else Refused(self._refusal)
+
+    def _with_pauses(self, building: Generator[None, None, T]) -> Reading[T]:
+        buffer = self._buffer
+        while True:
+            try:
+                next(building)
+            except StopIteration as finished:
+                built: T = finished.value
+                return built
+            buffer.allowance -= 1
+            while buffer.allowance <= 0:
+                yield
+
+    def _whole_head(self) -> tuple[int, int] | None:
+        """The number of frames, and the type; None where the grammar must read them."""
+        buffer = self._buffer
+        found = _HEAD.match(buffer.data, buffer.position)
+        if found is None or not 1 <= (count := int(found[1])) <= self._limits.frames:
+            return None
+        buffer.taken += found.end() - buffer.position
+        buffer.position = found.end()
+        return count, found[2][0]
+
+    def _head(self) -> Reading[tuple[int, int]]:
+        buffer = self._buffer
         if (yield from buffer.byte()) != b"*":
             raise ProtocolError(
                 "a message does not begin with '*': the peer speaks another protocol, or TLS to a plain port"
@@ -241,30 +348,59 @@ class _MessageReader:
             raise ProtocolError(f"a message has {count} frames; 1 to {self._limits.frames} are allowed")
         if (yield from buffer.byte()) != b"#":
             raise ProtocolError("the first frame of a message is not its type")
-        number = (yield from buffer.byte())[0]
-        known = number in _KNOWN_TYPES
-        if not known:
-            buffer.discard()
-        key_at = _KEY_AT.get(number)
-        frames: list[Frame] = []
-        for index in range(count - 1):
-            frame = yield from self._frame(is_key=index == key_at)
-            self._check_total(buffer.taken)
-            if known:
+        return count, (yield from buffer.byte())[0]
+
+    def _read_whole(self, index: int, count: int, key_at: int | None, *, keep: bool) -> int:
+        """Read the frames from `index` on that are all there, and return where that ends.
+
+        It ends at `count`, with the allowance, or at a frame that the grammar must read.
+        """
+        buffer, limits, frames = self._buffer, self._limits, self.frames
+        data, position = buffer.data, buffer.position
+        room = position + limits.message_bytes - buffer.taken
+        keep_bodies = keep and not buffer.discarding
+        skipped_bytes = 0
+        first, end = index, min(count, index + buffer.allowance)
+        while index < end:
+            found = _FRAME.match(data, position)
+            if found is None:
+                break
+            behind = found.end()
+            group = found.lastindex
+            frame: Frame = None
+            if group == 1:
+                line = found[1]
+                if len(line) > (limits.key_bytes if index == key_at else limits.string_bytes):
+                    break
+                frame = parse_string(line)
+            elif group == 2:
+                start, behind = behind, behind + int(found[2])
+                if behind - start > (limits.key_bytes if index == key_at else limits.value_bytes):
+                    break
+                if behind >= room or not data.startswith(b"\r\n", behind):
+                    break
+                if keep_bodies:
+                    frame = data[start:behind]
+                else:
+                    frame = b""
+                    skipped_bytes += behind - start
+                behind += 2
+            if behind > room:
+                break
+            if keep:
                 frames.append(frame)
-        if not known:
-            return Unknown(number)
-        message: Message
-        if number in ENGINE.types:
-            message = ENGINE.from_frames(number, frames)
-        elif number in ADMINISTRATION_TYPES:
-            message = administration().from_frames(number, frames)
-        else:
-            message = from_frames(MessageType(number), frames)
-        return message if self._refusal is None else Refused(self._refusal)
+            position = behind
+            index += 1
+        read_bytes = position - buffer.position
+        buffer.position = position
+        buffer.taken += read_bytes
+        buffer.skipped += skipped_bytes if keep else read_bytes
+        buffer.allowance -= index - first
+        return index
 
     def _frame(self, *, is_key: bool) -> Reading[Frame]:
         buffer = self._buffer
+        buffer.allowance -= _GRAMMAR_COST
         match (yield from buffer.byte()):
             case b"+":
                 line = yield from buffer.line(self._limits.string_bytes, "a String frame")

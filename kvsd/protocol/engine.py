@@ -28,10 +28,11 @@ from kvsd.protocol.grammar import (
     TEXT,
     Form,
     Frames,
-    Part,
+    Many,
     encode_number,
     required,
 )
+from kvsd.types import frozen
 
 
 class EngineType(IntEnum):
@@ -89,7 +90,7 @@ class Entry:
     expires_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Store:
     """A set with its conditions; answered by Success(None), or Mismatch.
 
@@ -106,7 +107,7 @@ class Store:
     if_version: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Remove:
     """A delete with a condition; answered by Success(old value), or Mismatch."""
 
@@ -131,7 +132,7 @@ class Update:
     argument: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Check:
     """A condition within a Batch."""
 
@@ -227,35 +228,29 @@ def _encode_steps(steps: tuple[Step, ...]) -> list[bytes]:
     return encoded
 
 
-def _decode_steps(frames: Frames) -> tuple[Step, ...]:
-    steps: list[Step] = []
-    while frames:
-        match frames.take():
-            case "set":
-                key, value = required(frames.optional_key()), required(frames.optional_blob())
-                steps.append(Store(None, None, key, value, frames.optional_number(), frames.optional_number()))
-            case "delete":
-                steps.append(Remove(None, None, required(frames.optional_key()), frames.optional_number()))
-            case "check":
-                steps.append(Check(required(frames.optional_key()), required(frames.optional_number())))
-            case _:
-                raise ProtocolError("a step of a batch is none of set, delete and check")
-    return tuple(steps)
+def _take_step(frames: Frames) -> Step:
+    match frames.take():
+        case "set":
+            key, value = required(frames.optional_key()), required(frames.optional_blob())
+            return Store(None, None, key, value, frames.optional_number(), frames.optional_number())
+        case "delete":
+            return Remove(None, None, required(frames.optional_key()), frames.optional_number())
+        case "check":
+            return Check(required(frames.optional_key()), required(frames.optional_number()))
+        case _:
+            raise ProtocolError("a step of a batch is none of set, delete and check")
 
 
 def _encode_items(items: tuple[tuple[bytes, bytes | None], ...]) -> list[bytes]:
     return [frame for key, value in items for frame in (key_frame(key), encode_frame(value))]
 
 
-def _decode_items(frames: Frames) -> tuple[tuple[bytes, bytes | None], ...]:
-    items: list[tuple[bytes, bytes | None]] = []
-    while frames:
-        items.append((required(frames.optional_key()), frames.optional_blob()))
-    return tuple(items)
+def _take_item(frames: Frames) -> tuple[bytes, bytes | None]:
+    return required(frames.optional_key()), frames.optional_blob()
 
 
-_STEPS: Final = Part[tuple[Step, ...]](_encode_steps, _decode_steps)
-_ITEMS: Final = Part[tuple[tuple[bytes, bytes | None], ...]](_encode_items, _decode_items)
+_STEPS: Final = Many[Step](_encode_steps, _take_step)
+_ITEMS: Final = Many[tuple[bytes, bytes | None]](_encode_items, _take_item)
 
 FORMS: Final[Mapping[IntEnum, Form[EngineMessage]]] = {
     EngineType.USE: (Use, (TEXT, TEXT)),

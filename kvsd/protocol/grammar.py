@@ -9,7 +9,7 @@ Numbers travel as String frames of decimal digits, a key as everywhere, and what
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields
 from enum import IntEnum
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -26,48 +26,47 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 class Frames:
     """The frames of a message, taken one after the other; each method raises ProtocolError where another one comes."""
 
+    __slots__ = ("_left",)
+
     def __init__(self, frames: Sequence[Frame]) -> None:
-        self._frames = frames
-        self._at = 0
+        self._left = list(reversed(frames))
 
     def __bool__(self) -> bool:
         """Whether there are more."""
-        return self._at < len(self._frames)
+        return bool(self._left)
 
     def take(self) -> Frame:
-        if not self:
+        if not self._left:
             raise ProtocolError("a message ends before its last frame")
-        self._at += 1
-        return self._frames[self._at - 1]
+        return self._left.pop()
 
     def optional_text(self) -> str | None:
-        match self.take():
-            case (str() | None) as text:
-                return text
-            case _:
-                raise ProtocolError("a message has another frame where a String or a Null belongs")
+        frame = self.take()
+        if frame is None or isinstance(frame, str):
+            return frame
+        raise ProtocolError("a message has another frame where a String or a Null belongs")
 
     def optional_blob(self) -> bytes | None:
-        match self.take():
-            case (bytes() | None) as blob:
-                return blob
-            case _:
-                raise ProtocolError("a message has another frame where Bytes or a Null belong")
+        frame = self.take()
+        if frame is None or isinstance(frame, bytes):
+            return frame
+        raise ProtocolError("a message has another frame where Bytes or a Null belong")
 
     def optional_key(self) -> bytes | None:
-        match self.take():
-            case str() as text:
-                return text.encode()
-            case (bytes() | None) as key:
-                return key
-            case _:
-                raise ProtocolError("a message has another frame where a key or a Null belongs")
+        frame = self.take()
+        if isinstance(frame, str):
+            return frame.encode()
+        if frame is None or isinstance(frame, bytes):
+            return frame
+        raise ProtocolError("a message has another frame where a key or a Null belongs")
 
     def optional_number(self) -> int | None:
         text = self.optional_text()
-        if text is not None and not _NUMBER.fullmatch(text):
+        if text is None:
+            return None
+        if not _NUMBER.fullmatch(text):
             raise ProtocolError("a message has a number that is not 1 to 19 decimal digits")
-        return None if text is None else int(text)
+        return int(text)
 
 
 def required(value: T | None) -> T:
@@ -87,6 +86,14 @@ class Part(Generic[T]):
     def frame(cls, encode: Callable[[T], bytes], decode: Callable[[Frames], T]) -> Part[T]:
         """A field of one frame."""
         return cls(lambda value: [encode(value)], decode)
+
+
+class Many(Generic[T]):
+    """The last field of a message where it may have any number of items, of one or more frames each."""
+
+    def __init__(self, encode: Callable[[tuple[T, ...]], list[bytes]], take: Callable[[Frames], T]) -> None:
+        self.encode = encode
+        self.take = take
 
 
 def _encode_key(key: bytes | None) -> bytes:
@@ -112,7 +119,7 @@ FLAG: Final = Part[bool].frame(
 )
 
 # Any: each part encodes the field that stands in its place, which the round trips in the tests hold together.
-Form: TypeAlias = tuple[type[M], tuple[Part[Any], ...]]
+Form: TypeAlias = tuple[type[M], tuple[Part[Any] | Many[Any], ...]]
 """A message's class, and its parts in the order of the fields."""
 
 
@@ -138,11 +145,23 @@ class Grammar(Generic[M]):
         frames = [frame for part in encoded for frame in part]
         return b"".join((b"*%d\r\n#%c" % (len(frames) + 1, message_type), *frames))
 
-    def from_frames(self, message_type: int, frames: Sequence[Frame]) -> M:
-        """The message that these frames, behind the type frame, make; raises ProtocolError where they do not."""
+    def build(self, message_type: int, frames: Sequence[Frame]) -> Generator[None, None, M]:
+        """The message that these frames, behind the type frame, make; raises ProtocolError where they do not.
+
+        Yields behind every item of a field that may have many: there it can be left, and gone on with later.
+        """
         message, parts = self._forms[message_type]
         left = Frames(frames)
-        values = [part.decode(left) for part in parts]
+        values: list[object] = []
+        for part in parts:
+            if not isinstance(part, Many):
+                values.append(part.decode(left))
+                continue
+            items: list[object] = []
+            while left:
+                items.append(part.take(left))
+                yield
+            values.append(tuple(items))
         if left:
             raise ProtocolError(f"a message of type {message_type} ({message.__name__}) has frames too many")
         return message(*values)

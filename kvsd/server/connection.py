@@ -1,4 +1,4 @@
-"""What the listener sees of a conversation: that it ends.
+"""What the listener sees of a conversation: that somebody speaks, has logged in, and that it ends.
 
 Owns: the `closed` future. Must not know what is said.
 """
@@ -6,6 +6,7 @@ Owns: the `closed` future. Must not know what is said.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -14,6 +15,11 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self) -> None:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection is, however it ended."""
+        self.on_speaking: Callable[[], None] = lambda: None
+        """To be called when the peer has said something,"""
+        self.on_admitted: Callable[[], None] = lambda: None
+        """and when it has logged in: until then it may have to give way to others."""
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.on_speaking = self.on_admitted = lambda: None
         self.closed.set_result(None)

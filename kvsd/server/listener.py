@@ -11,17 +11,23 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from kvsd.errors import ConfigError
 from kvsd.server.connection import Connection
 from kvsd.server.handshake import Handshake, reason_of
+from kvsd.server.newcomers import Newcomers
 from kvsd.server.reporting import Reporter
+from kvsd.server.timer import patience
 from kvsd.types import Address
 
 HANDSHAKE_TIMEOUT_SECONDS: Final = 10.0
 SHUTDOWN_TIMEOUT_SECONDS: Final = 1.0
 """The loop's default would hold a silent peer's permit for 30 s."""
+
+_NEVER_SECONDS: Final = 86_400.0
+"""The loop's own timer of a handshake, which ours replaces: it would end those that came while the process stood."""
 
 BACKOFF_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
 """Waits after EMFILE, ENFILE, ENOBUFS, ENOMEM and whatever else accept may fail with; the last one repeats."""
@@ -83,6 +89,8 @@ def _listen(family: int, address: tuple[object, ...], backlog: int) -> socket.so
 class Listener:
     """A semaphore-wrapped listener: the permit is taken before accept, so at the limit clients wait in the backlog.
 
+    Where they wait, connections that have not logged in give way: peers that say nothing must not keep others out.
+
     Each connection's own task returns its permit, exactly once, however it ends.
     """
 
@@ -92,6 +100,7 @@ class Listener:
         make_connection: Callable[[], Connection],
         *,
         max_connections: int,
+        max_unauthenticated_per_address: int,
         context: ssl.SSLContext | None,
         reporter: Reporter,
     ) -> None:
@@ -104,7 +113,7 @@ class Listener:
             {}
             if context is None
             else {
-                "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_SECONDS,
+                "ssl_handshake_timeout": _NEVER_SECONDS,
                 "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT_SECONDS,
             }
         )
@@ -112,6 +121,7 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._connections: set[asyncio.Task[None]] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._newcomers = Newcomers(max_unauthenticated_per_address)
         self._accepting: asyncio.Task[None]
         self._freed = asyncio.Event()
         self._full = False
@@ -148,6 +158,7 @@ class Listener:
     async def _accept_all(self) -> None:
         while True:
             self._note_fullness()
+            await self._make_room()
             await self._permits.acquire()
             try:
                 accepted = await self._accept_one()
@@ -157,6 +168,23 @@ class Listener:
             connection = self._loop.create_task(self._see_through(accepted))
             self._connections.add(connection)
             connection.add_done_callback(self._ended)
+
+    async def _make_room(self) -> None:
+        """At the limit: have newcomers give way while clients wait."""
+        while self._permits.locked() and len(self._newcomers):
+            self._freed.clear()
+            client, freed = (self._loop.create_task(wait) for wait in (self._acceptable(), self._freed.wait()))
+            try:
+                await asyncio.wait((client, freed), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                client.cancel()
+                freed.cancel()
+                # To their ends: the first one removes the readers that `_accept_one` is about to add.
+                await asyncio.wait((client, freed))
+            if self._permits.locked():
+                seconds = self._newcomers.make_way(self._loop.time())
+                if seconds is not None:
+                    await self._wait_for_a_close(seconds or SHUTDOWN_TIMEOUT_SECONDS)
 
     async def _accept_one(self) -> socket.socket:
         """The next connection to any of the sockets, however long that takes."""
@@ -199,6 +227,15 @@ class Listener:
             for listening in self._sockets:
                 self._loop.remove_reader(listening)
 
+    async def _readable(self, accepted: socket.socket) -> None:
+        """Until the peer has said something, or has left."""
+        spoken = asyncio.Event()
+        self._loop.add_reader(accepted, spoken.set)
+        try:
+            await spoken.wait()
+        finally:
+            self._loop.remove_reader(accepted)
+
     async def _wait_for_a_close(self, seconds: float) -> None:
         self._freed.clear()
         try:
@@ -214,14 +251,22 @@ class Listener:
         assert task is not None
         self._handshakes.add(task)
         handshake = Handshake(task)
+        self._newcomers.add(task, peer.rpartition(":")[0], self._loop.time())
         try:
             accepted.setblocking(False)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = self._make_connection()
-            # uvloop does not return the protocol that it was given.
-            transport, _ = await self._loop.connect_accepted_socket(
-                lambda: connection, accepted, ssl=self._context, **self._timeouts
-            )
+            connection.on_speaking = partial(self._newcomers.speaks, task)
+            connection.on_admitted = partial(self._newcomers.discard, task)
+            async with patience(HANDSHAKE_TIMEOUT_SECONDS):
+                if self._context is not None:
+                    # A silent peer then costs a socket, and not the memory of a handshake.
+                    await self._readable(accepted)
+                    self._newcomers.speaks(task)
+                # uvloop does not return the protocol that it was given.
+                transport, _ = await self._loop.connect_accepted_socket(
+                    lambda: connection, accepted, ssl=self._context, **self._timeouts
+                )
         except (OSError, asyncio.CancelledError) as error:
             accepted.close()
             if handshake.error is not None:
@@ -246,6 +291,7 @@ class Listener:
 
     def _ended(self, connection: asyncio.Task[None]) -> None:
         self._connections.discard(connection)
+        self._newcomers.discard(connection)
         self._permits.release()
         self._freed.set()
         if not connection.cancelled() and (error := connection.exception()) is not None:

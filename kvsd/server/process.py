@@ -7,6 +7,7 @@ of.
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
 import signal
@@ -24,6 +25,10 @@ from kvsd.server.server import Server
 
 DISK_GRACE_SECONDS: Final = 5.0
 """Beyond the drain, for the last syncs of one more table. Everything acknowledged is on disk before."""
+
+
+_FULL_COLLECTION_EVERY: Final = 10_000
+"""Collections of the middle generation, of which each stands for thousands of new objects."""
 
 
 def serve(config: Config, on_ready: Callable[[Server], None], stop_signals: Collection[signal.Signals]) -> None:
@@ -75,6 +80,7 @@ async def _serve(config: Config, on_ready: Callable[[Server], None], stop_signal
         await starting
         try:
             if not stopping.is_set():
+                _spare_the_collector()
                 on_ready(server)
             await stopping.wait()
         finally:
@@ -83,6 +89,17 @@ async def _serve(config: Config, on_ready: Callable[[Server], None], stop_signal
         if not stopping.is_set():
             raise
     reporter.info("stopped")
+
+
+def _spare_the_collector() -> None:
+    """Keep the garbage collector from walking through all that lives long: 10 ms at a start, 100 with a million keys.
+
+    What comes and goes is found in the young generations; we make no cycles that last, and a connection leaves none.
+    """
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _FULL_COLLECTION_EVERY)
 
 
 def _heed_hangup(loop: asyncio.AbstractEventLoop, reporter: FilteringBoundLogger, stop: Callable[[int], None]) -> None:

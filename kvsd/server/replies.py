@@ -51,6 +51,11 @@ class Replies:
         """The peer does not take what is written."""
         self.is_due = False
         """Something was said that no `send` has looked at."""
+        self.written_bytes = 0
+        """All that was ever handed out, sent or not."""
+        self._said_bytes = 0
+        """What waits for its turn and was said without asking a table."""
+        self._said_held_bytes = 0
         self._budget = budget
         self._on_progress = on_progress
         self._loop = asyncio.get_running_loop()
@@ -67,7 +72,13 @@ class Replies:
     @property
     def is_held_up(self) -> bool:
         """Whether nothing more should be asked before some replies have left."""
-        return self.is_paused or self._origin.is_cut or self._putting is not None or len(self.turns) >= MAX_TURNS
+        return (
+            self.is_paused
+            or self._origin.is_cut
+            or self._putting is not None
+            or len(self.turns) >= MAX_TURNS
+            or self._said_bytes > FREE_BYTES
+        )
 
     @property
     def is_done(self) -> bool:
@@ -88,7 +99,7 @@ class Replies:
         self._on_progress = lambda: None  # ends the cycle with the session, which would keep its memory
         if self._putting is not None:
             self._putting.cancel()
-        self._budget.release(self._unsent_held_bytes)
+        self._budget.release(self._unsent_held_bytes + self._said_held_bytes)
         for turn in self.turns:
             if isinstance(turn, bytearray):
                 continue
@@ -105,6 +116,10 @@ class Replies:
         else:
             self.turns.append(bytearray(reply))
         self.is_due = True
+        self._said_bytes += len(reply)
+        if self._said_bytes > FREE_BYTES:
+            self._said_held_bytes += len(reply)
+            self._budget.take(len(reply))
 
     def fail(self, error: KvsdError, count: int = 1) -> None:
         """Say `error` to `count` requests."""
@@ -143,6 +158,10 @@ class Replies:
             turn = turns[0]
             if isinstance(turn, bytearray):
                 parts.append(turn)
+                self._said_bytes -= len(turn)
+                said_held_bytes = min(len(turn), self._said_held_bytes)
+                self._said_held_bytes -= said_held_bytes
+                held_bytes += said_held_bytes
             elif turn.future.done():
                 results = turn.future.result()
                 parts += [
@@ -202,6 +221,7 @@ class Replies:
 
     def _write(self, transport: asyncio.Transport, reply: bytes | bytearray, held_bytes: int) -> None:
         self._unsent_held_bytes = held_bytes
+        self.written_bytes += len(reply)
         if len(reply) <= _WRITE_BYTES:
             transport.write(reply)
         else:

@@ -39,6 +39,7 @@ from kvsd.server.names import DEFAULT_TABLE
 from kvsd.server.reporting import LimitedReporter, make_reporter
 from kvsd.server.session import Services, Session
 from kvsd.server.tables import Tables
+from kvsd.server.timer import patience
 from kvsd.server.tls import ensure_certificates, server_context
 from kvsd.table.budget import Budget
 from kvsd.table.medium import Medium
@@ -137,6 +138,7 @@ class Server:
                 self._sockets,
                 partial(Session, self._services),
                 max_connections=connections,
+                max_unauthenticated_per_address=self.config.server.max_unauthenticated_per_address,
                 context=context,
                 reporter=self._reporter,
             )
@@ -286,7 +288,7 @@ class Server:
         for session in list(self._services.sessions):
             session.drain()
         try:
-            async with asyncio.timeout(self.config.server.drain_timeout_seconds):
+            async with patience(self.config.server.drain_timeout_seconds):
                 await self._listener.wait_closed()
         except TimeoutError:
             self._reporter.warning("connections cut at the end of the drain", connections=self.connections)

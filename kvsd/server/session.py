@@ -7,8 +7,9 @@ its next request, for it to read. Must not know tables beyond a mailbox, nor how
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, cast
 
@@ -32,18 +33,23 @@ from kvsd.server.authentication import Authenticator, Principal
 from kvsd.server.connection import Connection
 from kvsd.server.dispatcher import Dispatcher
 from kvsd.server.names import DEFAULT_TABLE, TableName
+from kvsd.server.pace import LEAST_BYTES_PER_SECOND, Pace
 from kvsd.server.replies import Replies
 from kvsd.server.reporting import Reporter, shown
+from kvsd.server.timer import Timer
 from kvsd.server.translation import TableRequest, operation_of, value_bytes_of
 from kvsd.table import request
 from kvsd.table.budget import Budget, out_of_memory
-from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation
+from kvsd.table.request import FREE_BYTES, MAX_OPERATIONS, Mailbox, Operation, work_of
 from kvsd.types import Address
 
 READ_BUFFER_BYTES: Final = 256 << 10
 
 _FEATURES: Final = frozenset((VERSIONS,))
 """What a Hello can ask for."""
+
+_TURN_FRAMES: Final = 1_000
+"""After so much work, or MAX_OPERATIONS of the common messages, others have their turn: 1 to 2 ms."""
 
 _LINGER_SECONDS: Final = 1.0
 """After a fatal error what still arrives is thrown away for so long: closing at once could destroy the Fail that
@@ -96,8 +102,16 @@ class Session(Connection):
         """It begins when all before it is answered, and nothing behind it is taken before it is."""
         self._input_held_bytes = 0
         self._last_read = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._received_bytes = 0
+        self._watched = 0
+        """The unfinished message whose pace is looked at; 0 none."""
+        self._input_pace = Pace(min(services.idle_timeout_seconds or math.inf, services.write_timeout_seconds))
+        self._output_pace = Pace(services.write_timeout_seconds)
+        self._timer = Timer()
+        """What it waits for changes, and is one thing at a time."""
         self._reading_paused = False
+        self._read_full = False
+        """The last read has filled the buffer. uvloop would read 32 times before others have their turn."""
         self._behind = False
         """The decoder may hold messages that there was no room to take."""
         self._ending = False
@@ -112,7 +126,7 @@ class Session(Connection):
         self._replies.open(self._transport)
         self._peer = transport.get_extra_info("peername")
         self._services.sessions.add(self)
-        self._set_timer(self._services.authenticate_timeout_seconds, self._refuse_late)
+        self._timer.set(self._services.authenticate_timeout_seconds, self._refuse_late)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._read_buffer
@@ -121,6 +135,8 @@ class Session(Connection):
         if self._ending:
             return
         self._last_read = self._loop.time()
+        self._received_bytes += nbytes
+        self._read_full = nbytes == len(self._read_buffer)
         self._decoder.feed(self._read_buffer[:nbytes])
         self._take_messages()
 
@@ -141,13 +157,15 @@ class Session(Connection):
 
     def resume_writing(self) -> None:
         if not self._transport.is_closing():
-            self._stop_timer()
-            self._watch_idleness()
+            self._watch_input()
         self._replies.resume()
+        if not self._replies.is_paused:
+            self._output_pace.reset()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ending = True
-        for handle in (self._timer, self._errand, self._taking):
+        self._timer.stop()
+        for handle in (self._errand, self._taking):
             if handle is not None:
                 handle.cancel()
         self._services.budget.release(self._input_held_bytes)
@@ -171,6 +189,7 @@ class Session(Connection):
 
     def _take_credentials(self) -> None:
         """Take the first message, which must be Authenticate; verifying it may go on in a task."""
+        self.on_speaking()
         message = self._decoder.next_message()
         match message:
             case None:
@@ -180,7 +199,7 @@ class Session(Connection):
             case _:
                 self._end_with(AuthenticationError("the first message must be Authenticate"))
                 return
-        self._stop_timer()
+        self._timer.stop()
         principal = self._services.authenticator.remembered(username, password)
         if principal is not None:
             self._admit(principal)
@@ -205,13 +224,14 @@ class Session(Connection):
         self._replies.send()
 
     def _admit(self, principal: Principal) -> None:
+        self.on_admitted()
         self._principal = principal
         self._mailbox = self._services.dispatcher.mailbox(principal, DEFAULT_TABLE)
         self._decoder.limits = self._services.limits
         self._read_buffer = self._services.read_buffer
         # Not 0: behind TLS that asks for a pause when nothing is unsent.
         self._transport.set_write_buffer_limits(high=1, low=0)
-        self._watch_idleness()
+        self._watch_input()
         self._replies.say(encode_success(None))
 
     def _refuse_late(self) -> None:
@@ -233,7 +253,7 @@ class Session(Connection):
                 self._take_credentials()
             if self._principal is not None:
                 self._take_operations()
-            if self._decoder.buffered_bytes > FREE_BYTES:
+            if self._decoder.held_bytes > FREE_BYTES:
                 self._hold_input()
         except ProtocolError as error:
             self._end_with(error)
@@ -244,9 +264,10 @@ class Session(Connection):
         self._go_on()
 
     def _take_operations(self) -> None:
-        """Take a bounded number of messages: others have their turn before the rest is looked at."""
+        """Take a bounded amount of work: others have their turn before the rest is looked at."""
         operations: list[Operation] = []
         value_bytes = 0
+        self._decoder.allow(_TURN_FRAMES)
         try:
             for _ in range(MAX_OPERATIONS):
                 message = self._decoder.next_message()
@@ -259,6 +280,8 @@ class Session(Connection):
                     case messages.Delete():
                         operations.append(request.Delete(message.key))
                     case None:
+                        self._behind = self._read_full or self._decoder.is_tired
+                        self._read_full = False
                         return
                     case _:
                         asked = self._translate(message)
@@ -288,6 +311,7 @@ class Session(Connection):
             )
         except RequestError as error:
             return Refused(error)
+        self._decoder.charge(work_of(operation))
         return _Asked(self._mailbox_of(message.namespace, message.table), operation, value_bytes_of(message))
 
     def _mailbox_of(self, namespace: str | None, table: str | None) -> Mailbox | KvsdError:
@@ -339,13 +363,15 @@ class Session(Connection):
 
     def _hold_input(self) -> None:
         """Count a half-received value; where the budget has no room, its bytes are dropped and it is refused."""
-        unread_bytes = self._decoder.buffered_bytes - FREE_BYTES
+        unread_bytes = self._decoder.held_bytes - FREE_BYTES
         if self._services.budget.hold(unread_bytes):
             self._input_held_bytes = unread_bytes
+            if self._principal is not None and self._decoder.unfinished not in (0, self._watched):
+                self._watch_input()
             return
         self._decoder.refuse_incomplete(out_of_memory())
         # What is left in memory is at most one read, unless the message is made of many parts.
-        if self._decoder.buffered_bytes > READ_BUFFER_BYTES:
+        if not self._behind and self._decoder.held_bytes > READ_BUFFER_BYTES:
             self._end_with(out_of_memory())
 
     async def _carry_out(self, command: AdministrationRequest) -> None:
@@ -391,22 +417,41 @@ class Session(Connection):
         if self._ending:
             self._close_if_done()
 
-    def _watch_idleness(self) -> None:
-        timeout = self._services.idle_timeout_seconds
-        if timeout and not self._ending:
-            idle = 0.0 if self._replies.turns or self._command is not None else self._loop.time() - self._last_read
-            if idle >= timeout:
+    def _watch_input(self) -> None:
+        """Close a peer that sends nothing, and one whose message does not come on."""
+        self._timer.stop()
+        if self._ending:
+            return
+        now, timeout = self._loop.time(), self._services.idle_timeout_seconds
+        left = math.inf
+        if timeout:
+            is_busy = self._replies.turns or self._command is not None
+            left = timeout if is_busy else self._last_read + timeout - now
+            if left <= 0:
                 self._close()
-            else:
-                self._set_timer(timeout - idle, self._watch_idleness)
+                return
+        unfinished = 0 if self._reading_paused else self._decoder.unfinished
+        if unfinished != self._watched:
+            self._watched = unfinished
+            self._input_pace.reset()
+        if unfinished:
+            pace_left = self._input_pace.left_seconds(now, self._received_bytes)
+            if pace_left <= 0:
+                self._end_with(ProtocolError(f"a message came by less than {LEAST_BYTES_PER_SECOND} bytes a second"))
+                self._replies.send()
+                return
+            left = min(left, pace_left)
+        if left < math.inf:
+            self._timer.set(left, self._watch_input)
 
-    def _watch_writing(self, left_bytes: int | None = None) -> None:
-        """Disconnect a peer that has taken none of its replies since the last look."""
-        now_left = self._transport.get_write_buffer_size() + self._replies.unsent_bytes
-        if left_bytes is not None and now_left >= left_bytes:
+    def _watch_writing(self) -> None:
+        """Disconnect a peer that does not take its replies, or takes them too slowly."""
+        left_bytes = self._transport.get_write_buffer_size() + self._replies.unsent_bytes
+        left = self._output_pace.left_seconds(self._loop.time(), self._replies.written_bytes - left_bytes)
+        if left <= 0:
             self._transport.abort()
         else:
-            self._set_timer(self._services.write_timeout_seconds, self._watch_writing, now_left)
+            self._timer.set(left, self._watch_writing)
 
     def _end_with(self, error: KvsdError, username: str = "") -> None:
         """Say what is wrong, behind the replies that are owed, and close; `username` is who wanted to log in."""
@@ -429,24 +474,14 @@ class Session(Connection):
         if self._behind or self._errand is not None or self._command is not None or not self._replies.is_done:
             return
         # Not at once: the stdlib loop's transport does not stand a close within resume_writing.
-        self._set_timer(0, self._linger if self._lingering else self._close)
+        self._timer.set(0, self._linger if self._lingering else self._close)
 
     def _linger(self) -> None:
-        self._set_timer(_LINGER_SECONDS, self._close)
+        self._timer.set(_LINGER_SECONDS, self._close)
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
     def _close(self) -> None:
         """Close once the transport has sent what it holds, and cut a peer that does not take even that."""
-        self._set_timer(self._services.write_timeout_seconds, self._transport.abort)
+        self._timer.set(self._services.write_timeout_seconds, self._transport.abort)
         self._transport.close()
-
-    def _set_timer(self, seconds: float, callback: Callable[..., None], *args: object) -> None:
-        """One timer a session: what it waits for changes, and is one thing at a time."""
-        self._stop_timer()
-        self._timer = self._loop.call_later(seconds, callback, *args)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

@@ -31,7 +31,7 @@ from kvsd.table.workers import Pools, Workers
 T = TypeVar("T")
 
 _OPERATIONS_A_PASS: Final = 1_000
-"""After so many the actor lets the event loop run: a few milliseconds."""
+"""After so many, or as much work, the actor lets the event loop run: a few milliseconds."""
 
 _SWEEP_SECONDS: Final = 1.0
 _SWEEP_KEYS: Final = 250
@@ -131,7 +131,7 @@ class TableActor:
             self._current = request
             self._execute(request)
             self._current = None
-            operations += len(request.operations)
+            operations += len(request.results) + request.extra_work
             if operations >= _OPERATIONS_A_PASS or self.mailbox.empty():
                 break
             request = self.mailbox.get_nowait()

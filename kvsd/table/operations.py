@@ -88,7 +88,7 @@ class Operations:
         results = request.results
         result: Result | Need
         for operation in request.operations:
-            if len(results) == MAX_OPERATIONS or request.reply_bytes > MAX_REPLY_BYTES:
+            if len(results) + request.extra_work >= MAX_OPERATIONS or request.reply_bytes > MAX_REPLY_BYTES:
                 request.origin.is_cut = True
                 break
             match operation:
@@ -277,6 +277,7 @@ class Operations:
     def _batch(self, operation: Batch, request: Request) -> Result:
         steps = operation.steps
         size = sum(len(step.key) + (len(step.value) if isinstance(step, Set) else 0) for step in steps)
+        request.extra_work += len(steps)
         if len(steps) > MAX_BATCH_STEPS or size > MAX_BATCH_BYTES:
             return InvalidValue(
                 f"a batch has at most {MAX_BATCH_STEPS} steps and {MAX_BATCH_BYTES} bytes of keys and values"
@@ -338,6 +339,7 @@ class Operations:
         """A page; it ends early where its values would make too large a reply."""
         store = self._store
         keys, rest = store.page(operation.start, operation.end, max(1, min(operation.limit, MAX_PAGE_KEYS)))
+        request.extra_work += len(keys)
         items: list[tuple[Key, Value | None]] = []
         place = len(request.results)
 

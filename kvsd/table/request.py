@@ -204,9 +204,16 @@ Result: TypeAlias = Value | int | Found | Page | Status | CompactionProgress | K
 
 MAX_PAGE_KEYS: Final = 1_000
 
-MAX_OPERATIONS: Final = 1_000
+
+def work_of(operation: Operation) -> int:
+    """What the operation costs at least, in simple ones: a batch as much as all of its steps."""
+    return len(operation.steps) if isinstance(operation, Batch) else 1
+
+
+MAX_OPERATIONS: Final = 500
+"""Simple ones, or as much work: then a Request is cut."""
 MAX_REPLY_BYTES: Final = 1 << 20
-"""Where a Request is cut: a read of 256 KiB can ask for 26,000 values of 10 MiB each."""
+"""And then, too: a read of 256 KiB can ask for 26,000 values of 10 MiB each."""
 
 FREE_BYTES: Final = 16 << 10
 """So much of a Request, and of its reply, is not counted against the budget: small requests are served even while
@@ -234,6 +241,7 @@ class Request:
 
     __slots__ = (
         "barrier",
+        "extra_work",
         "future",
         "group",
         "held_bytes",
@@ -254,6 +262,8 @@ class Request:
         self.held_bytes = 0
         self.results: list[Result] = []
         self.reply_bytes = 0
+        self.extra_work = 0
+        """What the results have cost beyond one simple operation each: the steps of batches, the keys of pages."""
         self.group = 0
         """The newest group of writes that a result depends on; 0 none."""
         self.reads: list[tuple[int, Read, Callable[[Stored], None]]] = []
@@ -270,7 +280,7 @@ class Request:
     def reset(self) -> None:
         """Forget all results, as if the Request had just come."""
         self.origin.budget.release(self.held_bytes)
-        self.held_bytes = self.reply_bytes = self.group = self.waits = 0
+        self.held_bytes = self.reply_bytes = self.extra_work = self.group = self.waits = 0
         self.results = []
         self.reads = []
         self.warm = self.warming = None

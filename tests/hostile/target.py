@@ -10,9 +10,10 @@ import contextlib
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -53,15 +54,20 @@ class Target:
         descriptors: tuple[int, int] | None = None,
         password_hash: str = PASSWORD_HASH,
         storage: dict[str, object] | None = None,
+        program: str = "kvsd",
         **settings: object,
     ) -> None:
-        """`descriptors` are the soft and the hard limit that the process starts with; `settings` are the server's."""
+        """`program` is the module that serves; `settings` are the server's.
+
+        `descriptors` are the soft and the hard limit that the process starts with.
+        """
         self.tls = tls
         self.ca_path = certificates / "ca.pem"
         self.port = 0
         self.expected_faults: set[str] = set()
         """What may be logged as an error."""
         self.peers: list[Peer] = []
+        self._program = program
         self._descriptors = descriptors
         self._log = folder / "server.log"
         self._config = folder / "config.yaml"
@@ -89,12 +95,14 @@ class Target:
         self._config.chmod(0o600)
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "kvsd", "serve", "--config", str(self._config)]
+        command = [sys.executable, "-m", self._program, "serve", "--config", str(self._config)]
         if self._descriptors is not None:
             soft, hard = self._descriptors
             command = ["sh", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "sh", *command]
         with self._log.open("w") as log:
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         found = _READY.fullmatch(line)
@@ -146,6 +154,33 @@ class Target:
             print(f"\n{attack}: {memory.growth_bytes / MIB:.1f} MiB")  # noqa: T201 - the figure is what one runs it for
         finally:
             watching.cancel()
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The process stands still within the block, as behind a laptop's lid."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    @contextlib.asynccontextmanager
+    async def longest_wait(self) -> AsyncIterator[list[float]]:
+        """The milliseconds of its processor that a ping may have waited for within the block, once that is left.
+
+        For `program="tests.hostile.clocked"`.
+        """
+        waits: list[float] = []
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("begin\n")
+        self._process.stdin.flush()
+        try:
+            yield waits
+        finally:
+            self._process.stdin.write("end\n")
+            self._process.stdin.flush()
+            waits.append(float(await asyncio.to_thread(self._process.stdout.readline)))
 
     @property
     def descriptors(self) -> int:

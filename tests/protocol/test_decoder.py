@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvsd.errors import Busy, InvalidKey, InvalidValue, ProtocolError
+from kvsd.protocol import engine
 from kvsd.protocol.buffer import Buffer
 from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
 from kvsd.protocol.frames import Time
@@ -423,6 +424,64 @@ def test_an_unfinished_line_is_searched_once_and_not_from_its_start_each_time() 
         decoder.next_message()
         searched.append(buffer.work - before - copied)
     assert max(searched) < 64
+
+
+# Pauses
+
+
+LONG = [
+    engine.Batch(None, None, tuple(engine.Store(None, None, b"%d" % n, b"v", n, None) for n in range(300))),
+    Hello(1, ("f",) * 500),
+    engine.Page(b"next", tuple((b"%d" % n, None) for n in range(300))),
+    Set(b"k", b"v" * 200),
+    Unknown(200),
+    Ping(Time(1), Time(2)),
+]
+
+
+@pytest.mark.parametrize("allowance", [1, 2, 7, 100, 10_000])
+@pytest.mark.parametrize("piece_bytes", [1, 50, 100_000])
+def test_a_message_that_is_left_in_the_middle_goes_on_there(allowance: int, piece_bytes: int) -> None:
+    decoder, out = Decoder(), []
+    for piece in pieces(b"".join(map(encode, LONG)), piece_bytes):
+        decoder.feed(piece)
+        while True:
+            decoder.allow(allowance)
+            if (message := decoder.next_message()) is not None:
+                out.append(message)
+            elif not decoder.is_tired:
+                break
+    assert out == LONG
+    assert decoder.buffered_bytes == 0
+
+
+def test_a_pause_comes_after_so_many_frames_and_costs_no_copy() -> None:
+    decoder = Decoder()
+    decoder._buffer = buffer = CountingBuffer()
+    decoder.feed(encode(LONG[0]) + bytes(100_000))
+    first, rounds = buffer.work, 0
+    decoder.allow(100)
+    while decoder.next_message() is None:
+        assert decoder.is_tired
+        decoder.allow(100)
+        rounds += 1
+    assert rounds > len(LONG[0].steps) * 5 / 100
+    assert buffer.work == first
+
+
+def test_the_frames_of_an_unfinished_message_count_as_the_objects_that_they_are() -> None:
+    decoder = Decoder()
+    stream = b"*5003\r\n#\x20" + b"+ab\r\n" * 5_000
+    tracemalloc.start()
+    try:
+        for piece in pieces(stream, 1_000):
+            decoder.feed(piece)
+            assert decoder.next_message() is None
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert decoder.buffered_bytes < len(stream) + 100
+    assert used * 0.8 < decoder.held_bytes < used * 1.25
 
 
 # Fuzz: a message, more bytes needed, or ProtocolError

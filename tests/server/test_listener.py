@@ -34,6 +34,7 @@ class Echo(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.buffer = bytearray(1024)
+        self.on_admitted()
 
     def get_buffer(self, sizehint: int) -> bytearray:
         return self.buffer
@@ -70,6 +71,7 @@ async def listen(reports: Reports) -> AsyncIterator[Listen]:
             sockets or bind("127.0.0.1", 0, 16),
             Echo,
             max_connections=max_connections,
+            max_unauthenticated_per_address=max_connections,
             context=context,
             reporter=reports,
         )
