@@ -211,6 +211,8 @@ class Recording:
                 old = self._held(key)[0]
                 unchanged = old, run.newest.get(key, 0)
                 conflict = self._conflict(key, if_version)
+                if conflict is None and self._has_expired(key):
+                    return None, run.write(self.moment, {key: None})  # else a clock that is set back would revive it
                 return conflict or (unchanged if old is None else (old, self._write({key: None})))
             case Update(key, change):
                 made = change(*self._held(key))
@@ -233,7 +235,7 @@ class Recording:
             match step:
                 case Set(key, value, expires_us):
                     changes[key] = value, expires_us
-                case Delete(key) if key in changes or self._held(key)[0] is not None:
+                case Delete(key) if key in changes or self._held(key)[0] is not None or self._has_expired(key):
                     changes[key] = None
                 case _:
                     pass
