@@ -24,7 +24,7 @@ from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.table_settings import TableSettings
 from kvsd.table.known import KnownLog, traces
 from kvsd.table.medium import LostFile, Medium
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, parse_name, table_id_in
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, parse_name, table_id_in
 from kvsd.table.settlement import begin_log
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from kvsd.server.names import TableName
 from kvsd.table.known import DROPPED_NAME
 from kvsd.table.medium import Medium
-from kvsd.table.segment import parse_name
+from kvsd.table.segment_header import parse_name
 from kvsd.types import NAME
 
 _FOLDER: Final = re.compile(rf"({NAME.pattern})\.({NAME.pattern})\.([0-9]{{1,12}})")

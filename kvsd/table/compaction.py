@@ -20,7 +20,8 @@ from kvsd.table.compaction_output import Output
 from kvsd.table.entry import TOMBSTONES
 from kvsd.table.medium import LostFile
 from kvsd.table.retention import Retention
-from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment, new_mark
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import MAX_GENERATION, OVERHEAD_BYTES, new_mark
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.store import Store
 from kvsd.types import Key

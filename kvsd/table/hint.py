@@ -22,8 +22,9 @@ from kvsd.table import index
 from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind, Record
 from kvsd.table.index import Block, Location
 from kvsd.table.medium import Medium
-from kvsd.table.segment import OLD_SUFFIX, OVERHEAD_BYTES, TEMPORARY, Segment, SegmentHeader
-from kvsd.table.segment import SUFFIX as SEGMENT_SUFFIX
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import OLD_SUFFIX, OVERHEAD_BYTES, TEMPORARY, SegmentHeader
+from kvsd.table.segment_header import SUFFIX as SEGMENT_SUFFIX
 from kvsd.table.segment_reader import Seal, SegmentReader
 from kvsd.table.work import ROOM_BYTES
 from kvsd.types import Key

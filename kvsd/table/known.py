@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from kvsd.table import hint
-from kvsd.table.segment import parse_name
+from kvsd.table.segment_header import parse_name
 from kvsd.table.work import RESERVE_NAME
 
 DROPPED_NAME: Final = "dropped"

@@ -30,7 +30,8 @@ from kvsd.table.look import Expected, Look
 from kvsd.table.medium import LostFile, Medium
 from kvsd.table.open_segments import OpenSegments
 from kvsd.table.progress import RecoveryProgress
-from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
+from kvsd.table.segment import FIRST_FILL_BYTES, Segment, Stored
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, SegmentHeader
 from kvsd.table.settlement import Settlement
 from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync
 from kvsd.types import Fsync, Key, Value

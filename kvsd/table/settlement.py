@@ -17,7 +17,8 @@ from kvsd.table.known import DROPPED_NAME, TORN
 from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
 from kvsd.table.progress import RecoveryProgress
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, parse_name, seal
+from kvsd.table.segment import Segment, seal
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, TEMPORARY, SegmentHeader, parse_name
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.work import RESERVE_NAME
 

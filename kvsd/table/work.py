@@ -14,7 +14,8 @@ from typing import Final
 
 from kvsd.table.limits import limit_of, telling_apart
 from kvsd.table.medium import LostFile, Medium
-from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, seal
+from kvsd.table.segment import Segment, seal
+from kvsd.table.segment_header import TEMPORARY, SegmentHeader
 
 RESERVE_NAME: Final = "reserve"
 RESERVE_BYTES: Final = 16 << 10
