@@ -329,13 +329,8 @@ class Catalog:
         try:
             self._check_root()
             self.check()
-            fd = self._medium.open(new, create=True)
-            try:
-                file = contents.encode()
-                self._medium.write(fd, [file], 0)
-                self._medium.sync(fd)
-            finally:
-                self._medium.close(fd)
+            file = contents.encode()
+            self._medium.write_file(new, file)
             self._medium.rename(new, self._path)
         except OSError as error:
             raise _failed(error) from error

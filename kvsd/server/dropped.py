@@ -55,12 +55,7 @@ def move_away(medium: Medium, folder: Path, dropped: Path, name: TableName, seco
 
 
 def _mark(medium: Medium, folder: Path, name: TableName) -> None:
-    fd = medium.open(folder / DROPPED_NAME, create=True)
-    try:
-        medium.write(fd, [f"table {name} was dropped\n".encode("ascii")], 0)
-        medium.sync(fd)
-    finally:
-        medium.close(fd)
+    medium.write_file(folder / DROPPED_NAME, f"table {name} was dropped\n".encode("ascii"))
     medium.sync_directory(folder)
 
 

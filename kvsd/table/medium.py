@@ -112,11 +112,7 @@ class Medium:
 
     def check_file(self, path: Path, fd: int, least_bytes: int) -> None:
         """Raises LostFile where `path` does not lead to the open file `fd` any more, or the file is shorter."""
-        held = os.fstat(fd)
-        at, folder = self._way(path)
-        _check_same(path, held, lambda: os.stat(at, dir_fd=folder))
-        if held.st_size < least_bytes:
-            raise LostFile(path, f"was cut: it has {held.st_size} bytes, and had {least_bytes}")
+        self.check_identity(path, self.identity(fd), least_bytes)
 
     def stamp(self, path: Path) -> tuple[int, ...]:
         """What changes when a file is replaced or written to; may change for less. Raises LostFile where it is gone."""
@@ -128,25 +124,18 @@ class Medium:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def identity(self, fd: int) -> tuple[int, int]:
-        """What tells the open file `fd` from all others that exist at the same time."""
-        status = os.fstat(fd)
-        return status.st_dev, status.st_ino
+        """The numbers that tell the open file or folder `fd` from all others that exist at the same time."""
+        return _identity(os.fstat(fd))
 
     def check_identity(self, path: Path, identity: tuple[int, int], least_bytes: int) -> None:
-        """As `check_file`, of a file that is not open."""
-        try:
-            with self._at(path) as (at, folder):
-                found = os.stat(at, dir_fd=folder)
-        except OSError as error:
-            raise _lost(path, error) from error
-        if (found.st_dev, found.st_ino) != identity:
-            raise LostFile(path, "was replaced by another")
-        if found.st_size < least_bytes:
-            raise LostFile(path, f"was cut: it has {found.st_size} bytes, and had {least_bytes}")
+        """The same for a file that is not open."""
+        with self._at(path) as (at, folder):
+            found = _look_for(path, identity, lambda: os.stat(at, dir_fd=folder))
+        check_length(path, found.st_size, least_bytes)
 
     def check_folder(self, folder: Path) -> None:
         """Raises LostFile where the path of the held `folder` leads elsewhere, by the way that everybody else goes."""
-        _check_same(folder, os.fstat(self._held[folder]), folder.stat)
+        _look_for(folder, self.identity(self._held[folder]), folder.stat)
 
     def write(self, fd: int, buffers: Sequence[bytes], offset: int) -> None:
         """All of `buffers`, one behind the other, from `offset` on; short writes are continued."""
@@ -159,6 +148,15 @@ class Medium:
                     written -= len(rest.pop(0))
                 if rest and written:
                     rest[0] = memoryview(rest[0])[written:]
+
+    def write_file(self, path: Path, data: bytes) -> None:
+        """A small file that holds `data` alone; its name is durable once the directory is synced."""
+        fd = self.open(path, create=True)
+        try:
+            self.write(fd, [data], 0)
+            self.sync(fd)
+        finally:
+            self.close(fd)
 
     def sync(self, fd: int) -> None:
         """The file's data, and the metadata needed to read it, are on the medium when this returns."""
@@ -302,15 +300,27 @@ class Medium:
                 os.close(fd)
 
 
+def check_length(path: Path, size_bytes: int, least_bytes: int) -> None:
+    """Raises LostFile where the file at `path` is shorter than it was."""
+    if size_bytes < least_bytes:
+        raise LostFile(path, f"was cut: it has {size_bytes} bytes, and had {least_bytes}")
+
+
 def _lost(path: Path, error: OSError) -> OSError:
     """What a name that leads nowhere says of its file; else `error` itself, which says nothing of it."""
     return LostFile(path, "was removed or moved away") if error.errno in _NOT_THERE else error
 
 
-def _check_same(path: Path, held: os.stat_result, look: Callable[[], os.stat_result]) -> None:
+def _look_for(path: Path, identity: tuple[int, int], look: Callable[[], os.stat_result]) -> os.stat_result:
+    """The status that `look` finds at `path`; raises LostFile where it is not that of `identity`."""
     try:
         found = look()
     except OSError as error:
         raise _lost(path, error) from error
-    if not os.path.samestat(held, found):
+    if _identity(found) != identity:
         raise LostFile(path, "was replaced by another")
+    return found
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

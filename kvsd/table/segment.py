@@ -15,7 +15,7 @@ from zlib import crc32
 from kvsd.errors import Busy, CorruptLog
 from kvsd.table.entry import HEADER, HEADER_BYTES, header_is_intact
 from kvsd.table.limits import limit_of
-from kvsd.table.medium import LostFile, Medium
+from kvsd.table.medium import LostFile, Medium, check_length
 from kvsd.table.open_segments import OpenSegments
 from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, TEMPORARY, SegmentHeader, parse_name
 from kvsd.types import Key, Value
@@ -117,9 +117,7 @@ class Segment:
 
     def check_size(self, least_bytes: int) -> None:
         """Raises LostFile where the file is shorter: appending would hide that something was cut off."""
-        size_bytes = self.medium.size(self.fd)
-        if size_bytes < least_bytes:
-            raise LostFile(self.path, f"was cut: it has {size_bytes} bytes, and had {least_bytes}")
+        check_length(self.path, self.medium.size(self.fd), least_bytes)
 
     def open_again(self, least_bytes: int) -> int:
         """Another descriptor of the same file, which has at least so many bytes. Raises LostFile where it is not."""

@@ -219,12 +219,7 @@ class Reserve:
         """
         if self.medium.free_bytes(self.directory) < ROOM_BYTES:
             raise OSError(errno.ENOSPC, "not enough room for a reserve", str(self.directory))
-        fd = self.medium.open(self.directory / RESERVE_NAME, create=True)
-        try:
-            self.medium.write(fd, [bytes(RESERVE_BYTES)], 0)
-            self.medium.sync(fd)
-        finally:
-            self.medium.close(fd)
+        self.medium.write_file(self.directory / RESERVE_NAME, bytes(RESERVE_BYTES))
 
 
 def _remove(medium: Medium, path: Path) -> None:
