@@ -40,7 +40,7 @@ _MEANT: Final = {
     **dict.fromkeys(("status", "health"), ("ping", "info")),
     **dict.fromkeys(("create", "new", "add", "make"), ("create", "init", "table")),
 }
-"""What other programs call a command, and what it may be here."""
+"""Words that other programs have for a command, and what it may be here."""
 
 
 class CommandGroup(TyperGroup):

@@ -47,7 +47,7 @@ def read_file(path: Path, limit: int) -> bytearray:
 
 
 def stdin_pieces(otherwise: str = "") -> Iterator[bytes]:
-    """What stdin holds, up to its real end. Raises as `read_stdin`, and CommandFailed where it cannot be read."""
+    """The bytes on stdin, up to its real end. Raises as `read_stdin`, and CommandFailed where it cannot be read."""
     if sys.stdin is None:
         raise UsageError(f"stdin is closed{otherwise}")
     try:
@@ -107,7 +107,7 @@ def carried_stderr() -> io.TextIOWrapper:
 
 
 class _Stdout(io.RawIOBase):
-    """What `sys.stdout` could be if it kept its word."""
+    """A `sys.stdout` that keeps its word."""
 
     def writable(self) -> bool:
         return True
@@ -146,7 +146,7 @@ def _text(raw: io.RawIOBase, encoding: str) -> io.TextIOWrapper:
 
 
 def _read(descriptor: int, size: int) -> bytes:
-    """What is there, once there is something; b"" at the end only."""
+    """The bytes that are there, once there are some; b"" at the end only."""
     while True:
         try:
             return os.read(descriptor, size)

@@ -120,12 +120,12 @@ _FRAME = re.compile(
 _HEAD = re.compile(rb"\*([0-9]{1,10})\r\n#(.)", re.DOTALL)
 
 MESSAGE_COST = 4
-"""What a message that is not a common one takes of the allowance beside its frames."""
+"""The part that a message which is not a common one takes of the allowance beside its frames."""
 _GRAMMAR_COST = 4
-"""And a frame that goes through the grammar: one in pieces, a time, anything odd."""
+"""The same for a frame that goes through the grammar: one in pieces, a time, anything odd."""
 
 FRAME_BYTES = 64
-"""What a frame keeps in memory beside its bytes: one of a few letters was measured at 64 to 72."""
+"""The bytes that a frame keeps in memory beside its bytes: one of a few letters was measured at 64 to 72."""
 
 
 class Decoder:
@@ -173,7 +173,7 @@ class Decoder:
 
     @property
     def is_tired(self) -> bool:
-        """Whether the allowance is used up; where `next_message` has returned None, that may be why."""
+        """True once the allowance is used up; where `next_message` has returned None, that may be why."""
         return self._buffer.allowance <= 0
 
     def allow(self, frames: int) -> None:
@@ -275,7 +275,7 @@ class _MessageReader:
 
     def __init__(self, buffer: Buffer, limits: Limits) -> None:
         self.frames: list[Frame] = []
-        """Those that are kept, up to now."""
+        """The frames that are kept, up to now."""
         self._buffer = buffer
         self._limits = limits
         self._refusal: RequestError | None = None

@@ -63,23 +63,23 @@ class Catalog:
         """Raises ConfigError where the catalog is damaged or cannot be read."""
         self.root = root
         self.is_found = True
-        """Else there is no file: every folder is a table, with the server's settings."""
+        """False where there is no file: every folder is a table, with the server's settings."""
         self.is_new = False
-        """There is no folder either: a data folder is begun."""
+        """True where there is no folder either: a data folder is begun."""
         self.contents = Contents()
         self._medium = medium or Medium()
         self._now = now
         self._path = root / "catalog"
         self._dropped = root / "dropped"
         self._is_written = False
-        """Whether the medium is certain to have `contents`, but for what may be forgotten."""
+        """True while the medium is certain to have `contents`, but for what may be forgotten."""
         self._file = b""
-        """What the file has, as it was read or written last."""
+        """The bytes of the file, as it was read or written last."""
         self._stamp: tuple[int, ...] = ()
-        """That of the file when it was last seen to have this."""
+        """The stamp of the file when it was last seen to have these bytes."""
         self._root_at: tuple[int, int] | None = None
         self._dropped_at: dict[TableName, int] = {}
-        """When a table of a name was dropped last; seconds since 1970, and one more for each within one."""
+        """The time when a table of a name was dropped last: seconds since 1970, and one more for each within one."""
         try:
             self._load()
         except OSError as error:
@@ -112,11 +112,11 @@ class Catalog:
         return folder_of(self.root, name)
 
     def known(self, name: TableName) -> KnownLog | None:
-        """What must be found of the table's log; None where an older kvsd has made it, or nobody yet."""
+        """The least that must be found of the table's log; None where an older kvsd has made it, or nobody yet."""
         return self.contents.logs.get(name)
 
     def may_begin(self, name: TableName) -> bool:
-        """Whether the table's folder may still have to be made: all but default/default are made with it."""
+        """Tell whether the table's folder may still have to be made: all but default/default are made with it."""
         return name == DEFAULT_TABLE and self.known(name) is None
 
     # Start
@@ -145,7 +145,7 @@ class Catalog:
         return notices
 
     def remember(self, logs: Mapping[TableName, KnownLog]) -> None:
-        """What these tables' logs had reached when they were closed. Raises ReadOnly where the disk fails."""
+        """Note how far these tables' logs had come when they were closed. Raises ReadOnly where the disk fails."""
         logs = {**self.contents.logs, **{name: log for name, log in logs.items() if name in self.tables}}
         if logs != self.contents.logs or not self._is_written:
             self._write(replace(self.contents, logs=logs))

@@ -65,7 +65,7 @@ class CertificateWatch:
             await self.look()
 
     def pause_seconds(self) -> float:
-        """How long until the next look."""
+        """Seconds until the next look."""
         left = self._served.not_after - self._now()
         return (left if timedelta() < left < _DAY else _DAY).total_seconds()
 

@@ -162,7 +162,7 @@ def folders_in(root: Path) -> list[TableName]:
 
 
 def _is_folder(path: Path) -> bool:
-    """What cannot be looked at is none: whoever opens it is told why."""
+    """Tell whether there is a folder; what cannot be looked at is none, and whoever opens it is told why."""
     try:
         return path.is_dir()
     except OSError:

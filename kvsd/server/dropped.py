@@ -31,9 +31,9 @@ class Dropped(NamedTuple):
     name: TableName
     folder: Path
     seconds: int
-    """When, since 1970."""
+    """The time of the drop, since 1970."""
     is_marked: bool = True
-    """By a drop: else nobody has asked for its removal."""
+    """True where a drop has put its mark there: else nobody has asked for its removal."""
 
 
 def move_away(medium: Medium, folder: Path, dropped: Path, name: TableName, seconds: int) -> None:
@@ -60,7 +60,7 @@ def _mark(medium: Medium, folder: Path, name: TableName) -> None:
 
 
 def list_dropped(medium: Medium, dropped: Path) -> list[Dropped]:
-    """What is in the folder `dropped`. Raises OSError where it cannot be read."""
+    """The tables whose files are in the folder `dropped`. Raises OSError where it cannot be read."""
     if not dropped.is_dir():
         return []
     return [

@@ -75,13 +75,13 @@ def write(
 
 
 class Restored(NamedTuple):
-    """What became of one table of a folder that was restored."""
+    """The outcome for one table of a folder that was restored."""
 
     name: TableName
     last_seq: int
     """Versions go on above it."""
     was_another: bool
-    """Its files are not those that the catalog knew."""
+    """True where its files are not those that the catalog knew."""
     error: KvsdError | None
     """Why the table stays as it is."""
 

@@ -237,8 +237,8 @@ class Server:
 
     @property
     def _spare_descriptors(self) -> int:
-        """What the tables may need beside the connections: two for each (its folder, and the segment that is written),
-        and one for each further segment."""
+        """Descriptors that the tables may need beside the connections: two for each (its folder, and the segment that
+        is written), and one for each further segment."""
         return 2 * self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
 
     def _divide(self, descriptors: float) -> tuple[int, TableShare]:

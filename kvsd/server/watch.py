@@ -84,7 +84,7 @@ class Watch:
         self._root_is(await asyncio.shield(job))
 
     def _run_all(self, looks: list[Look]) -> LostFile | None:
-        """On the worker. What the file system does not answer says nothing about the files."""
+        """Look on the worker. What the file system does not answer says nothing about the files."""
         try:
             self._check_root()
         except LostFile as error:
@@ -114,7 +114,7 @@ class Watch:
             self._is_catalog_lost = False
 
     def _root_is(self, lost: LostFile | None) -> None:
-        """All tables are concerned, with one line in the log."""
+        """Tell all tables whether the root is `lost`, with one line in the log."""
         if lost is not None and self._tables.lost is None:
             self._reporter.critical(
                 "the data folder is gone from under the server; all tables are read-only",

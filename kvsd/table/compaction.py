@@ -149,7 +149,7 @@ class Compaction:
         return OVERHEAD_BYTES + max(0, entries - dead)
 
     def _find_own_inputs(self) -> None:
-        """What somebody else has removed, or put in an input's place, is left alone: a start knows it as superseded."""
+        """Find the inputs to remove. One that is gone, or replaced, is left alone: a start knows it as superseded."""
         for segment in self.run:
             with contextlib.suppress(LostFile):
                 segment.check(0)

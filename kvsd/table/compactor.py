@@ -25,7 +25,7 @@ _FEW_TOMBSTONES: Final = 10_000
 _IDLE_SECONDS: Final = 5.0
 """After so long without a write, what would wait for the next full segment is looked at as well."""
 _IDLE_BYTES: Final = 64 << 10
-"""So much there must be to gain then."""
+"""The least that there must be to gain then."""
 _TOMBSTONE_BYTES: Final = HEADER_BYTES + 16
 
 
@@ -117,9 +117,9 @@ class Compactor:
         self._seen_seq = 0
         """The log's last number at the last look: nothing was written since if it is the same."""
         self._is_idle = False
-        """Nothing is written, and the next plan is to leave next to nothing that is not wanted."""
+        """True while nothing is written: the next plan is to leave next to nothing that is not wanted."""
         self._tombstones_before = 0
-        """How many there were when the plan was made, and …"""
+        """The number when the plan was made, and …"""
         self._tombstones_dropped = 0
         """… how many of them it has dropped."""
         self._figures_are_old = False

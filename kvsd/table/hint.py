@@ -80,12 +80,12 @@ def _has_segment(name: str, names: set[str]) -> bool:
 
 
 class HintHeader(NamedTuple):
-    """What a hint says of its segment. It was written after the SEAL was synced, so it proves what was there."""
+    """The words of a hint about its segment, written after the SEAL was synced: they prove what was there."""
 
     identity: list[object]
     seal: Seal
     size_bytes: int
-    """Of the whole hint."""
+    """The checksum of the whole hint."""
 
     @classmethod
     def decode(cls, data: bytes) -> HintHeader:
@@ -97,7 +97,7 @@ class HintHeader(NamedTuple):
 
     @classmethod
     def read(cls, medium: Medium, path: Path) -> HintHeader | None:
-        """That of the hint at `path`; None where there is none that is intact, or none that can be read."""
+        """The words of the hint at `path`; None where there is none that is intact, or none that can be read."""
         try:
             fd = medium.open(path)
             try:
@@ -108,11 +108,11 @@ class HintHeader(NamedTuple):
             return None
 
     def is_of(self, header: SegmentHeader) -> bool:
-        """Whether this is the hint of that very segment."""
+        """Tell whether this is the hint of that very segment."""
         return self.identity == _identity(header)
 
     def is_of_table(self, header: SegmentHeader) -> bool:
-        """Whether this is the hint of a segment of the same table, in the format of today."""
+        """Tell whether this is the hint of a segment of the same table, in the format of today."""
         return self.identity[:5] == _identity(header)[:5]
 
 

@@ -102,7 +102,7 @@ class Medium:
         return os.fstat(fd).st_size
 
     def exists(self, path: Path) -> bool:
-        """Whether there is a file or folder of this name, be it a link that leads nowhere."""
+        """Tell whether there is a file or folder of this name, be it a link that leads nowhere."""
         try:
             with self._at(path) as (at, folder):
                 os.stat(at, dir_fd=folder, follow_symlinks=False)
@@ -115,7 +115,7 @@ class Medium:
         self.check_identity(path, self.identity(fd), least_bytes)
 
     def stamp(self, path: Path) -> tuple[int, ...]:
-        """What changes when a file is replaced or written to; may change for less. Raises LostFile where it is gone."""
+        """Numbers that change when a file is replaced or written to, at least. Raises LostFile where it is gone."""
         with self._at(path) as (at, folder):
             try:
                 found = os.stat(at, dir_fd=folder)
@@ -275,7 +275,7 @@ class Medium:
         return status.f_bavail * status.f_frsize
 
     def has_no_inodes(self, path: Path) -> bool:
-        """Whether this file system has a number of files, and no further one for us; some have no such limit."""
+        """Tell whether this file system has a number of files, and no further one for us; some have no such limit."""
         status = os.statvfs(self._held.get(path, path))
         return status.f_files > 0 and status.f_favail == 0
 
@@ -307,7 +307,7 @@ def check_length(path: Path, size_bytes: int, least_bytes: int) -> None:
 
 
 def _lost(path: Path, error: OSError) -> OSError:
-    """What a name that leads nowhere says of its file; else `error` itself, which says nothing of it."""
+    """The news of a file whose name leads nowhere; else `error` itself, which says nothing of it."""
     return LostFile(path, "was removed or moved away") if error.errno in _NOT_THERE else error
 
 

@@ -61,9 +61,9 @@ class Segment:
         self.header = header
         self.fd = fd
         self.size_bytes = size_bytes
-        """As far as is known, zeros ahead of the appends included; the disk need not be asked."""
+        """The size as far as is known, zeros ahead of the appends included; the disk need not be asked."""
         self.is_withdrawn = False
-        """Its name was taken away by us; what was opened before is still read."""
+        """True once its name was taken away by us; what was opened before is still read."""
         self.crc_seed = header.crc_seed
         self._reads_cached = self._can_read_cached = medium.can_read_cached(fd)
         self._identity = medium.identity(fd)
@@ -214,7 +214,7 @@ class Segment:
                 shared.admit(self)
 
     def open_ahead(self) -> None:
-        """On a worker: open a shared one that is parked, if there is a place; else its first reader does."""
+        """Open, on a worker, a shared one that is parked, if there is a place; else its first reader does."""
         shared = self._shared
         if shared is not None and shared.has_place and self.fd < 0:
             with contextlib.suppress(OSError, CorruptLog):
@@ -232,7 +232,7 @@ class Segment:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody is about to open it by its name."""
+        """True while somebody is about to open it by its name."""
         return self._pins > 0 and self.fd < 0
 
     def take(self, fd: int) -> None:
@@ -246,7 +246,7 @@ class Segment:
         self.medium.close(fd)
 
     def ensure_open(self) -> None:
-        """On a worker, for a segment that is pinned: it has a descriptor until the last pin goes."""
+        """Give a segment that is pinned a descriptor until the last pin goes; on a worker."""
         if self.fd < 0:
             assert self._shared is not None
             fd = self._open_same()
@@ -254,13 +254,13 @@ class Segment:
                 self.medium.close(fd)
 
     def reopen(self) -> None:
-        """It has a descriptor from now on; for whoever alone knows the segment yet."""
+        """Have a descriptor from now on; for whoever alone knows the segment yet."""
         if self.fd < 0:
             self.take(self._open_same())
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """It has a descriptor within; for whoever alone knows the segment yet."""
+        """Have a descriptor within the block; for whoever alone knows the segment yet."""
         self.reopen()
         try:
             yield

@@ -1,4 +1,4 @@
-"""What a segment says of itself: its header, and the name of its file.
+"""The header of a segment, in which it says what it is, and the name of its file.
 
 Owns: the header's layout (docs/log-format.md), and which names are those of segments. Must not know descriptors, nor
 what is behind the header.
@@ -22,13 +22,13 @@ MAGIC: Final = b"kvsdseg\n"
 VERSION: Final = 1
 _LAYOUT: Final = struct.Struct(">8sHHI16sQQIIQQQQQ32xQ?51x")
 _START: Final = struct.Struct(">8sHHI")
-"""Of every version's header; its last four bytes are the checksum of all before them in every version, too."""
+"""The beginning of every version's header, whose last four bytes are the checksum of all before them."""
 _CHECKSUM: Final = struct.Struct(">I")
 SEGMENT_HEADER_BYTES: Final = _LAYOUT.size + _CHECKSUM.size
 assert SEGMENT_HEADER_BYTES == 192
 
 OVERHEAD_BYTES: Final = SEGMENT_HEADER_BYTES + SEAL_BYTES
-"""Of each sealed segment: its header and its SEAL."""
+"""Bytes of each sealed segment beside its entries: its header and its SEAL."""
 
 TEMPORARY: Final = ".tmp"
 GENERATION_BITS: Final = 14
@@ -169,7 +169,7 @@ class SegmentHeader:
 
 
 def _checksum_holds(data: bytes, end: int) -> bool:
-    """Whether the bytes before `end` are those that the checksum there was made of."""
+    """Tell whether the bytes before `end` are those that the checksum there was made of."""
     return _START.size <= end <= len(data) - _CHECKSUM.size and _CHECKSUM.unpack_from(data, end)[0] == crc32(data[:end])
 
 

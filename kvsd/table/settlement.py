@@ -106,8 +106,8 @@ class Settlement:
                     raise
 
     def _remove_leftovers(self) -> None:
-        """What interrupted creations left; the mark of a drop that was taken back; and the reserve, whose room a full
-        disk needs now."""
+        """Remove what interrupted creations left, the mark of a drop that was taken back, and the reserve, whose room a
+        full disk needs now."""
         names = self.medium.names(self.directory)
         leftovers = [
             name

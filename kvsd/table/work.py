@@ -152,7 +152,7 @@ class Resume:
         self.syncing = False
         """As for an Append."""
         self.is_cut = False
-        """What was not committed is gone for good: no start will find any of it."""
+        """True once what was not committed is gone for good: no start will find any of it."""
         self.created: Segment | None = None
         self._later = list(later)
 
