@@ -13,8 +13,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
+from kvsd.server.reporting import Reporter
 from kvsd.table.log import now_us
 from kvsd.table.medium import Medium
 
@@ -23,11 +24,6 @@ HOLD_SECONDS: Final = 3_600.0
 _TOLERANCE_SECONDS: Final = 60.0
 """A difference that is a correction, or is not noticed."""
 _NAME: Final = "clock"
-
-
-class Reporter(Protocol):
-    def info(self, event: str, **fields: object) -> object: ...
-    def warning(self, event: str, **fields: object) -> object: ...
 
 
 def wall_seconds() -> float:

@@ -12,7 +12,7 @@ import resource
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
 
-from kvsd.table.committer import Reporter
+from kvsd.server.reporting import Reporter
 from kvsd.table.limits import Limit
 
 _IN_PASSING: Final = 10

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -228,11 +227,6 @@ class Medium:
     def unlink(self, path: Path) -> None:
         with self._at(path) as (at, folder):
             os.unlink(at, dir_fd=folder)
-
-    def remove_tree(self, path: Path) -> None:
-        """A folder with all that is in it, as far as it can be removed."""
-        with self._at(path) as (at, folder):
-            shutil.rmtree(at, ignore_errors=True, dir_fd=folder)
 
     def create_directory(self, path: Path) -> None:
         with self._at(path) as (at, folder):
