@@ -28,7 +28,9 @@ from kvsd.errors import (
     from_wire,
 )
 from kvsd.protocol import engine
-from kvsd.protocol.decoder import Decoder, Limits, Refused
+from kvsd.protocol.decoder import Decoder
+from kvsd.protocol.limits import Limits
+from kvsd.protocol.message_reader import Refused
 from kvsd.protocol.messages import Fail, Message, encode
 from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES
 

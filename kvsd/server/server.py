@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import Config
 from kvsd.errors import ConfigError
-from kvsd.protocol.decoder import Limits
+from kvsd.protocol.limits import Limits
 from kvsd.server.administration import Administration
 from kvsd.server.aside import aside
 from kvsd.server.authentication import Authenticator, insecure_users

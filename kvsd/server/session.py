@@ -25,8 +25,10 @@ from kvsd.errors import (
 )
 from kvsd.protocol import engine, messages
 from kvsd.protocol.administration import AdministrationRequest
-from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
+from kvsd.protocol.decoder import Decoder
 from kvsd.protocol.frames import Time
+from kvsd.protocol.limits import BEFORE_AUTHENTICATION, Limits
+from kvsd.protocol.message_reader import Refused
 from kvsd.protocol.messages import VERSIONS, Message, encode, encode_success
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, Principal
