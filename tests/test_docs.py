@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kvsd.config import SETTINGS
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -22,6 +24,29 @@ def test_the_python_reference_is_that_of_the_docstrings() -> None:
         path.write_text(current, "utf-8")
     else:
         assert page == current
+
+
+BEGIN, END = "<!-- settings: written and checked by tests/test_docs.py -->\n", "<!-- end of settings -->\n"
+
+
+def settings_table() -> str:
+    rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
+    rows += [
+        f"| `{name}` | `{setting.shown(setting.default)}` | {setting.doc.rstrip('.')} |"
+        for name, setting in SETTINGS.items()
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def test_the_table_of_settings_is_current() -> None:
+    """KVSD_TEST_WRITE=1 writes the table anew."""
+    path = DOCS / "settings.md"
+    before, _, rest = path.read_text("utf-8").partition(BEGIN)
+    written, _, after = rest.partition(END)
+    if os.environ.get("KVSD_TEST_WRITE"):
+        path.write_text(before + BEGIN + settings_table() + END + after, "utf-8")
+    else:
+        assert written == settings_table()
 
 
 def shown(picture: str) -> list[str]:
