@@ -47,7 +47,7 @@ _FRAME = re.compile(
 )
 _HEAD = re.compile(rb"\*([0-9]{1,10})\r\n#(.)", re.DOTALL)
 
-MESSAGE_COST = 4
+_MESSAGE_COST = 4
 """The part that a message which is not a common one takes of the allowance beside its frames."""
 _GRAMMAR_COST = 4
 """The same for a frame that goes through the grammar: one in pieces, a time, anything odd."""
@@ -83,7 +83,7 @@ class MessageReader:
     def read(self) -> Reading[Message | Refused]:
         """The message, Unknown where its type is; raises ProtocolError."""
         buffer = self._buffer
-        buffer.allowance -= MESSAGE_COST
+        buffer.allowance -= _MESSAGE_COST
         count, number = self._whole_head() or (yield from self._head())
         known = number in _KNOWN_TYPES
         if not known:
