@@ -28,7 +28,6 @@ _CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
 _UNCUT: Final = 10_000
 """A width that no summary of a command reaches."""
 
-
 _MEANT: Final = {
     **dict.fromkeys(("rm", "remove", "del", "delete", "unset", "erase"), ("delete", "drop")),
     **dict.fromkeys(("put", "store", "write", "save"), ("set",)),

@@ -139,7 +139,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _refuse(_: str) -> None:
-    """NaN and Infinity are no JSON."""
+    """Raise ValueError for NaN and Infinity, which are not JSON."""
     raise ValueError
 
 

@@ -32,10 +32,8 @@ T = TypeVar("T")
 MAX_TABLES: Final = 10_000
 """And namespaces: the catalog is written as a whole with each change, and told as a whole in a list."""
 
-
 _READING: Final = Medium()
-"""For a look at what is there; what must last goes through the catalog's own."""
-
+"""The medium for a look at what is there; what must last goes through the catalog's own."""
 
 _ADVICE: Final = (
     "the tables are served as before, and none is created, changed or dropped: put the file back; or, to go on with "

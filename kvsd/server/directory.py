@@ -24,8 +24,6 @@ from kvsd.table.medium import LostFile, Medium
 from kvsd.types import NAME
 
 _LOCK_NAME: Final = "lock"
-
-
 _LOCK_ADVICE: Final = "see that no other kvsd uses the folder, and restart this one"
 
 

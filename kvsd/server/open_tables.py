@@ -43,7 +43,6 @@ _HINTS_SECONDS: Final = 2.0
 
 STOPPING: Final = "the server is stopping"
 
-
 _RETRY_SECONDS: Final = 1.0
 """The time for which whoever asks for a table that met a limit is told so without another try."""
 

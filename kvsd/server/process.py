@@ -26,7 +26,6 @@ from kvsd.server.server import Server
 DISK_GRACE_SECONDS: Final = 5.0
 """Time beyond the drain, for the last syncs of one more table. Everything acknowledged is on disk before."""
 
-
 _FULL_COLLECTION_EVERY: Final = 10_000
 """Collections of the middle generation, of which each stands for thousands of new objects."""
 

@@ -81,7 +81,7 @@ class Watch:
         for actor, look in looks:
             actor.expect_look(look, job)
         # The worker goes on if this is cancelled, and the tables must wait for it.
-        self._root_is(await asyncio.shield(job))
+        self._judge_root(await asyncio.shield(job))
 
     def _run_all(self, looks: list[Look]) -> LostFile | None:
         """Look on the worker. What the file system does not answer says nothing about the files."""
@@ -113,7 +113,7 @@ class Watch:
         else:
             self._is_catalog_lost = False
 
-    def _root_is(self, lost: LostFile | None) -> None:
+    def _judge_root(self, lost: LostFile | None) -> None:
         """Tell all tables whether the root is `lost`, with one line in the log."""
         if lost is not None and self._tables.lost is None:
             self._reporter.critical(

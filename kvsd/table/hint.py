@@ -89,7 +89,7 @@ class HintHeader(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> HintHeader:
-        """Raises ValueError where the bytes are no intact header."""
+        """Raises ValueError where the bytes are not an intact header."""
         if len(data) < HINT_HEADER_BYTES or _CHECKSUM.unpack_from(data, _LAYOUT.size)[0] != crc32(data[: _LAYOUT.size]):
             raise ValueError("no intact header")
         *identity, sealed_at, count, last_seq, digest, size_bytes = _LAYOUT.unpack_from(data)

@@ -95,7 +95,7 @@ class SegmentHeader:
 
     @classmethod
     def decode(cls, data: bytes, path: Path) -> SegmentHeader:
-        """Raises CorruptLog where the bytes are no intact header, UnsupportedFormat where they are a newer one.
+        """Raises CorruptLog where the bytes are not an intact header, UnsupportedFormat where they are a newer one.
 
         The checksum comes first: a flipped bit in the version is damage, and no newer kvsd would help.
         """
