@@ -76,7 +76,9 @@ class TableActor:
         self._parked: dict[Origin, deque[Request]] = {}
         """Of each origin of a blocked Request, those that came behind it; here, since another table's are not ours."""
         self._sorting: asyncio.Task[None] | None = None
-        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.Handle | None = None
+        self._sweep_goes_on = False
+        """The last one has taken as much as it may; the next one comes with the next commit."""
         self._reading: set[Request] = set()
         """Those that wait for cold reads, or to be executed anew."""
         self._stopping = False
@@ -411,14 +413,14 @@ class TableActor:
     # Expiry
 
     def _sweep(self) -> None:
-        """Log what has expired, a bounded number at a time."""
+        """Log what has expired, a bounded number for each commit."""
         self._sweep_timer = None
-        swept = 0
+        self._sweep_goes_on = False
         if self.unavailable is None and self._is_clock_right() and self.refuse_write(is_deletion=True) is None:
-            swept = self._store.sweep(_SWEEP_KEYS)
+            self._sweep_goes_on = self._store.sweep(_SWEEP_KEYS) == _SWEEP_KEYS
             self._committer.start()
         if not self._stopping:
-            self._plan_sweep(0 if swept == _SWEEP_KEYS else _SWEEP_SECONDS)
+            self._plan_sweep(_SWEEP_SECONDS)
 
     def _plan_sweep(self, seconds: float) -> None:
         if self._sweep_timer is None and self._store.has_expiries:
@@ -431,6 +433,10 @@ class TableActor:
             request.resolve()
         if self._blocked:
             self._go_on_all()
+        if self._sweep_goes_on and self._sweep_timer is not None and not self._stopping:
+            self._sweep_goes_on = False
+            self._sweep_timer.cancel()
+            self._sweep_timer = self._loop.call_soon(self._sweep)
         self._plan_sweep(_SWEEP_SECONDS)
         self._compactor.written()
         if self.state is State.FULL:

@@ -268,14 +268,17 @@ class Store:
 
     def sweep(self, limit: int) -> int:
         """Stage an EXPIRED for up to `limit` keys whose time has come; how many there were."""
-        now_us = self.log.options.now_us()
-        if len(self._expiries.due) < limit or self._expiries.is_ahead(now_us):
+        due = self._unswept(limit)
+        if len(due) < limit:
             self._expire()
-        found = self._expiries.found(now_us, limit + len(self.pending))
-        due = [key for key in found if key not in self.pending][:limit]
+            due = self._unswept(limit)
         for key in due:
             self._stage_tombstone(Kind.EXPIRED, key)
         return len(due)
+
+    def _unswept(self, limit: int) -> list[Key]:
+        found = self._expiries.found(self.log.options.now_us(), limit + len(self.pending))
+        return [key for key in found if key not in self.pending][:limit]
 
     @property
     def has_expiries(self) -> bool:
