@@ -287,10 +287,11 @@ class TableActor:
     def _decide(self, request: Request) -> None:
         need = self._operations.run(request)
         if need is None:
+            self._blocked.pop(request, None)
             self._conclude(request)
             return
         self._parked[request.origin] = deque()
-        self._blocked[request] = None
+        self._blocked[request] = None  # one that is blocked again keeps its place
         match need:
             case NeedsValue(read):
                 self._warm(request, read)
@@ -314,7 +315,6 @@ class TableActor:
 
     def _go_on(self, request: Request) -> None:
         """What `request` needed may be there: decide it, and then those that were parked behind it."""
-        del self._blocked[request]
         behind = self._parked.pop(request.origin)
         self._reading.update(behind)  # where a crash finds those whose turn has not come
         self._current = request
