@@ -83,7 +83,7 @@ class TableActor:
         """Those that wait for cold reads, or to be executed anew."""
         self._stopping = False
         self.closed_at: KnownLog | None = None
-        """How far the log reaches, once it has been closed in order."""
+        """How far the log reaches, once it has been closed, in order or not."""
 
     @property
     def state(self) -> State:
@@ -118,8 +118,8 @@ class TableActor:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         last = await self._committer.finish()
-        if last is not None:
-            self.closed_at = self._store.log.known_at_end
+        log = self._store.log
+        self.closed_at = log.known_committed if last is None else log.known_at_end
         if self._hints is not None:
             if last is not None:
                 await self._workers.call(partial(self._hints.add_last, *last))
