@@ -76,12 +76,14 @@ class TableActor:
         self._parked: dict[Origin, deque[Request]] = {}
         """Of each origin of a blocked Request, those that came behind it; here, since another table's are not ours."""
         self._sorting: asyncio.Task[None] | None = None
-        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.Handle | None = None
+        self._sweep_goes_on = False
+        """The last one has taken as much as it may; the next one comes with the next commit."""
         self._reading: set[Request] = set()
         """Those that wait for cold reads, or to be executed anew."""
         self._stopping = False
         self.closed_at: KnownLog | None = None
-        """The log's reach, once it has been closed in order."""
+        """The log's reach, once it has been closed, in order or not."""
 
     @property
     def state(self) -> State:
@@ -116,8 +118,8 @@ class TableActor:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         last = await self._committer.finish()
-        if last is not None:
-            self.closed_at = self._store.log.known_at_end
+        log = self._store.log
+        self.closed_at = log.known_committed if last is None else log.known_at_end
         if self._hints is not None:
             if last is not None:
                 await self._workers.call(partial(self._hints.add_last, *last))
@@ -285,10 +287,11 @@ class TableActor:
     def _decide(self, request: Request) -> None:
         need = self._operations.run(request)
         if need is None:
+            self._blocked.pop(request, None)
             self._conclude(request)
             return
         self._parked[request.origin] = deque()
-        self._blocked[request] = None
+        self._blocked[request] = None  # one that is blocked again keeps its place
         match need:
             case NeedsValue(read):
                 self._warm(request, read)
@@ -312,7 +315,6 @@ class TableActor:
 
     def _go_on(self, request: Request) -> None:
         """What `request` needed may be there: decide it, and then those that were parked behind it."""
-        del self._blocked[request]
         behind = self._parked.pop(request.origin)
         self._reading.update(behind)  # where a crash finds those whose turn has not come
         self._current = request
@@ -411,14 +413,14 @@ class TableActor:
     # Expiry
 
     def _sweep(self) -> None:
-        """Log what has expired, a bounded number at a time."""
+        """Log what has expired, a bounded number for each commit."""
         self._sweep_timer = None
-        swept = 0
+        self._sweep_goes_on = False
         if self.unavailable is None and self._is_clock_right() and self.refuse_write(is_deletion=True) is None:
-            swept = self._store.sweep(_SWEEP_KEYS)
+            self._sweep_goes_on = self._store.sweep(_SWEEP_KEYS) == _SWEEP_KEYS
             self._committer.start()
         if not self._stopping:
-            self._plan_sweep(0 if swept == _SWEEP_KEYS else _SWEEP_SECONDS)
+            self._plan_sweep(_SWEEP_SECONDS)
 
     def _plan_sweep(self, seconds: float) -> None:
         if self._sweep_timer is None and self._store.has_expiries:
@@ -431,6 +433,10 @@ class TableActor:
             request.resolve()
         if self._blocked:
             self._go_on_all()
+        if self._sweep_goes_on and self._sweep_timer is not None and not self._stopping:
+            self._sweep_goes_on = False
+            self._sweep_timer.cancel()
+            self._sweep_timer = self._loop.call_soon(self._sweep)
         self._plan_sweep(_SWEEP_SECONDS)
         self._compactor.written()
         if self.state is State.FULL:

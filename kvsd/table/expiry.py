@@ -26,7 +26,7 @@ class Expiries:
     must be made anew now and then, which took 156 ms for 300,000 keys, and it cannot tell how many are due.
     """
 
-    __slots__ = ("_order", "due", "ever", "times")
+    __slots__ = ("_due_order", "_order", "due", "ever", "times")
 
     def __init__(self) -> None:
         self.times: dict[Key, int]
@@ -34,7 +34,9 @@ class Expiries:
         self.ever: bool
         """Whether any key has had an expiry since the start; until then nobody pays for looking."""
         self.due: dict[Key, None]
-        """Keys that `advance` has found to be due, in that order: invisible, and not yet swept."""
+        """Keys that `advance` has found to be due: invisible, and not yet swept."""
+        self._due_order: KeyOrder
+        """The keys in `due`, each behind its time: one that was written late may be due before those that were found."""
         self._order: KeyOrder
         """The keys that are not in `due`, each behind its time."""
         self.load({})
@@ -44,6 +46,7 @@ class Expiries:
         before = self.times.get(key, 0)
         if key in self.due:
             del self.due[key]
+            self._due_order.discard(_packed(before, key))
         elif before:
             self._order.discard(_packed(before, key))
         if expires_us:
@@ -58,6 +61,9 @@ class Expiries:
         self.times = times
         self.ever = bool(times)
         self.due = {}
+        self._due_order = KeyOrder()
+        for _ in self._due_order.build(()):
+            pass
         self._order = KeyOrder()
         # Not sorted in one call: it would keep the interpreter from all other threads for half a second.
         for _ in self._order.build(map(_packed, times.values(), times)):
@@ -65,25 +71,30 @@ class Expiries:
 
     def advance(self, now_us: int, at_most: int = AT_ONCE) -> list[Key]:
         """Move keys whose time has come to `due`, the earliest first; returns them."""
-        found = self._order.page(b"", _end(now_us), at_most)
-        keys = [packed[_TIME_BYTES:] for packed in found]
-        for packed in found:
-            self._order.discard(packed)
+        keys = _move(self._order.page(b"", _end(now_us), at_most), self._order, self._due_order)
         self.due.update(dict.fromkeys(keys))
         return keys
 
     def retreat(self, now_us: int, at_most: int = AT_ONCE) -> list[Key]:
         """Take keys out of `due` whose time has not come after all, since the clock was set back; returns them."""
-        keys: list[Key] = []
-        while len(keys) < at_most and self.is_ahead(now_us):
-            key, _ = self.due.popitem()
-            self._order.add(_packed(self.times[key], key))
-            keys.append(key)
+        if not self.is_ahead(now_us):
+            return []
+        keys = _move(self._due_order.page(_end(now_us), None, at_most), self._due_order, self._order)
+        for key in keys:
+            del self.due[key]
         return keys
 
     def is_ahead(self, now_us: int) -> bool:
-        """Tell whether there is something to `retreat`: the last that became due is not due at this time."""
-        return bool(self.due) and self.times[next(reversed(self.due))] > now_us
+        """Tell whether there is something to `retreat`: a key became due that is not due at this time."""
+        return bool(self.due) and self._due_order.count(_end(now_us), None) > 0
+
+    def found(self, now_us: int, at_most: int) -> list[Key]:
+        """Return keys of `due` whose time has come, the earliest first."""
+        return [packed[_TIME_BYTES:] for packed in self._due_order.page(b"", _end(now_us), at_most)]
+
+    def past(self, now_us: int) -> int:
+        """The number of keys that are due at this time, whether `advance` has found them or not."""
+        return self.behind(now_us) + self._due_order.count(b"", _end(now_us))
 
     def behind(self, now_us: int) -> int:
         """The number of due keys that `advance` has not found yet."""
@@ -93,11 +104,20 @@ class Expiries:
         """Let go of all keys, so many at each step."""
         yield from emptying(self.times, at_once)
         yield from emptying(self.due, at_once)
+        yield from self._due_order.free()
         yield from self._order.free()
 
 
 def _packed(expires_us: int, key: Key) -> bytes:
     return expires_us.to_bytes(_TIME_BYTES, "big") + key
+
+
+def _move(found: list[bytes], source: KeyOrder, target: KeyOrder) -> list[Key]:
+    """Returns the keys."""
+    for packed in found:
+        source.discard(packed)
+        target.add(packed)
+    return [packed[_TIME_BYTES:] for packed in found]
 
 
 def _end(now_us: int) -> bytes:

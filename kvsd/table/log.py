@@ -198,6 +198,14 @@ class Log:
         return KnownLog(self._active.header.table_id, self.last_seq)
 
     @property
+    def known_committed(self) -> KnownLog | None:
+        """The same where the log is closed without a SEAL: what was answered must be found all the same."""
+        if not self.is_settled:
+            return None
+        known = self.known
+        return known if self._is_loose else known._replace(last_seq=max(known.last_seq, self._committed.last_seq))
+
+    @property
     def segment_count(self) -> int:
         return len(self._segments)
 

@@ -6,7 +6,6 @@ Owns: the Index, the cache, the order of the keys, and the pending writes. Must 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
 from kvsd.table import index
@@ -72,7 +71,7 @@ class Store:
 
     def __len__(self) -> int:
         """Keys that have a committed value, without those that have expired."""
-        return self._index.live - len(self._expiries.due) - self._expiries.behind(self.log.options.now_us())
+        return self._index.live - self._expiries.past(self.log.options.now_us())
 
     def recover(self) -> None:
         """Rebuild the index from the log.
@@ -269,14 +268,17 @@ class Store:
 
     def sweep(self, limit: int) -> int:
         """Stage an EXPIRED for up to `limit` keys whose time has come; how many there were."""
-        if len(self._expiries.due) < limit or self._expiries.is_ahead(self.log.options.now_us()):
+        due = self._unswept(limit)
+        if len(due) < limit:
             self._expire()
-        times = self._expiries.times
-        unswept = (key for key in self._expiries.due if key not in self.pending)
-        due = list(islice(takewhile(lambda key: self._is_past(times[key]), unswept), limit))
+            due = self._unswept(limit)
         for key in due:
             self._stage_tombstone(Kind.EXPIRED, key)
         return len(due)
+
+    def _unswept(self, limit: int) -> list[Key]:
+        found = self._expiries.found(self.log.options.now_us(), limit + len(self.pending))
+        return [key for key in found if key not in self.pending][:limit]
 
     @property
     def has_expiries(self) -> bool:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from kvsd.errors import ReadOnly
+from kvsd.errors import CorruptLog, ReadOnly
+from kvsd.table.segment import SEGMENT_HEADER_BYTES
 from tests.crash.process import ServerProcess
 from tests.server.peers import until
 
 LOST = "the data folder is gone from under the server; all tables are read-only"
+GONE = "a file is gone from under the server; the table is read-only"
 KEYS = {f"key-{number}": f"value-{number}" * 100 for number in range(200)}
 
 
@@ -68,3 +70,29 @@ async def test_what_is_gone_from_under_a_server_can_be_put_back_or_copied_from_i
             assert kvsd(server, "scan", "--json", "--table", "other").stdout.count("\n") == 1
             assert server.stop() == 0
         assert server.logged(LOST) == 1
+
+
+@pytest.mark.parametrize("deed", ["removed", "cut"])
+async def test_a_start_tells_that_acknowledged_keys_are_gone_as_the_server_did_that_lost_them(
+    tmp_path: Path, deed: str
+) -> None:
+    """Their segment was not sealed yet: so without it the log ends as after a crash."""
+    with ServerProcess(tmp_path) as server:
+        server.start()
+        async with server.connect() as client:
+            for key, value in KEYS.items():
+                await client.set(key, value)
+            segment = max((server.root_dir / "namespaces/default/default").glob("*.seg"))
+            if deed == "removed":
+                segment.unlink()
+            else:
+                os.truncate(segment, SEGMENT_HEADER_BYTES)
+            await until(lambda: server.logged(GONE), "the server has not noticed")
+            with pytest.raises(ReadOnly):
+                await client.set("new", "value")
+        assert server.stop() == 0
+        server.start()
+        assert server.ready.entries == 0
+        async with server.connect() as client:
+            with pytest.raises(CorruptLog, match="is missing"):
+                await client.get("key-0")

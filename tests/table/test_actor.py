@@ -607,3 +607,28 @@ class NothingUnsynced(random.Random):
 
     def choice(self, seq: object) -> object:
         return 0.0
+
+
+async def test_who_waits_for_room_in_a_group_keeps_its_place_before_those_that_come_later(
+    medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_GROUP_WRITES", 10)
+    commits = Stepped()
+    async with serving(medium, commits=commits) as table:
+        busy = table.new_origin()
+        sets = [Set(b"%d" % number, b"v") for number in range(10)]
+        for _ in range(4):
+            table.request(*sets, origin=busy)
+        patient = table.request(Set(b"patient", b"v"), origin=table.new_origin())
+        for _ in range(6):
+            table.request(*sets, origin=busy)
+            await table.settle()
+            if commits.names:
+                commits.run()()
+            await table.settle()
+        assert patient.future.done()
+        stopping = asyncio.create_task(table.stop())
+        while not stopping.done():
+            await table.settle()
+            while commits.names:
+                commits.run()()

@@ -45,6 +45,40 @@ def test_an_expiry_that_is_set_over_and_over_does_not_pile_up() -> None:
     assert expiries._order.count(b"", None) == 1
 
 
+def test_a_key_that_is_found_late_hides_none_whose_time_is_ahead_again() -> None:
+    expiries = Expiries()
+    expiries.set(b"tomorrow", 90)
+    expiries.advance(100)  # the clock is ahead
+    expiries.set(b"soon", 20)
+    expiries.advance(100)
+    assert expiries.is_ahead(25)  # and is set right
+    assert expiries.retreat(25) == [b"tomorrow"]
+    assert expiries.found(25, at_most=9) == [b"soon"]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"a", b"b", b"c", b"d"]), st.integers(0, 30), st.integers(-15, 15), st.integers(1, 3)
+        ),
+        max_size=40,
+    )
+)
+def test_due_is_what_the_clock_says_though_it_goes_back_and_forth(steps: list[tuple[bytes, int, int, int]]) -> None:
+    expiries, times = Expiries(), dict[bytes, int]()
+    now = 15
+    for key, expires_us, later, at_most in steps:
+        expiries.set(key, expires_us)
+        times[key] = expires_us
+        now = max(0, now + later)
+        due = {key for key, time in times.items() if time and time <= now}
+        assert expiries.past(now) == len(due)
+        while expiries.is_ahead(now) or expiries.behind(now):
+            assert expiries.retreat(now, at_most) + expiries.advance(now, at_most)
+        assert set(expiries.due) == due
+        assert expiries.found(now, 9) == sorted(due, key=lambda key: (times[key], key))
+
+
 @given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.integers(0, 9), st.integers(0, 9))))
 def test_due_is_what_a_search_of_all_keys_would_find(steps: list[tuple[bytes, int, int]]) -> None:
     expiries, times = Expiries(), dict[bytes, int]()

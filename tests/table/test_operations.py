@@ -403,6 +403,21 @@ async def test_a_sweep_is_bounded_and_comes_to_its_end(
     assert recovered(medium) == {}
 
 
+async def test_a_sweep_goes_on_with_each_commit_and_does_not_wait_for_a_timer(
+    medium: FaultyMedium, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 3_600.0)
+    async with serving(medium, now_us=clock) as table:
+        await table.ask(*[Set(b"%d" % number, b"", clock.now_us + 5) for number in range(1_000)])
+        clock.now_us += 5
+        table.request(Set(b"other", b""))  # its commit is under way when the first sweep comes
+        await asyncio.sleep(0)
+        table.actor._sweep()
+        await table.idle()
+        assert not table.store.has_expiries
+    assert recovered(medium) == {b"other": b""}
+
+
 async def test_what_has_expired_before_a_start_is_swept_without_any_write(
     medium: FaultyMedium, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
