@@ -230,7 +230,8 @@ class Replies:
             self._write_unsent(transport)
 
     def _write_unsent(self, transport: asyncio.Transport) -> None:
-        while self._unsent and not self.is_paused:
+        # A connection that is lost asks for no pause, and the loop complains on stderr of each further piece.
+        while self._unsent and not self.is_paused and not transport.is_closing():
             piece, self._unsent = self._unsent[:_WRITE_BYTES], self._unsent[_WRITE_BYTES:]
             transport.write(piece)
         if self._unsent_held_bytes and not self.is_paused:
