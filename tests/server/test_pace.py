@@ -127,6 +127,22 @@ def take(peer: Peer, size: int) -> int:
     return 0
 
 
+async def test_a_reader_that_pauses_for_longer_than_the_idle_timeout_gets_its_whole_reply(
+    start: Start, connect: Connect, tls: bool
+) -> None:
+    """It sends nothing, since it still receives."""
+    server = await start(tls=tls, idle_timeout_seconds=0.2)
+    peer = await connect(server, receive_bytes=32 * KIB)
+    value = bytes(10 * MIB)
+    peer.writer.transport.pause_reading()
+    peer.writer.write(encode(Set(b"k", value)) + encode(Get(b"k")))
+    await until(lambda: server._services.budget.held_bytes > 5 * MIB, "nothing is unsent")
+    await asyncio.sleep(0.5)  # this is what the test is about
+    peer.writer.transport.resume_reading()
+    await peer.expect(NULL + encode(Success(value)))
+    await peer.ping()
+
+
 async def test_replies_that_need_no_table_are_owed_too(start: Start, connect: Connect) -> None:
     """Behind one that the disk holds up, pings and refusals would pile up without a bound."""
     server = await start(tls=False)
