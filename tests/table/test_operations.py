@@ -271,6 +271,7 @@ async def test_a_large_batch_has_its_checksums_from_a_worker_and_keeps_its_place
         reads.run()()
         assert await batch.future == [None]
         assert await behind.future == [None, value]
+        table.budget.release(behind.held_bytes)
         refused = table.request(Batch((*steps, Check(b"b", 99))))
         await table.settle()
         reads.run()()
