@@ -50,9 +50,7 @@ class Clock:
         self._loop.call_soon(self._tick)
 
 
-def serve_clocked(
-    config: Config, on_ready: Callable[[Server], None], stop_signals: Collection[signal.Signals]
-) -> None:
+def serve_clocked(config: Config, on_ready: Callable[[Server], None], stop_signals: Collection[signal.Signals]) -> None:
     clocks: list[Clock] = []
 
     def ready(started: Server) -> None:
