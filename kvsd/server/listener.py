@@ -257,7 +257,7 @@ class Listener:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = self._make_connection()
             connection.on_speaking = partial(self._newcomers.speaks, task)
-            connection.on_admitted = partial(self._newcomers.discard, task)
+            connection.on_admitted = partial(self._admit, task, handshake)
             async with patience(HANDSHAKE_TIMEOUT_SECONDS):
                 if self._context is not None:
                     # A silent peer then costs a socket, and not the memory of a handshake.
@@ -288,6 +288,12 @@ class Listener:
         except asyncio.CancelledError:
             transport.abort()
             await asyncio.wait([connection.closed])
+        if handshake.error is not None:
+            self._reporter.info("TLS failed before a login", peer=peer, error=reason_of(handshake.error))
+
+    def _admit(self, connection: asyncio.Task[None], handshake: Handshake) -> None:
+        handshake.is_with_stranger = False
+        self._newcomers.discard(connection)
 
     def _ended(self, connection: asyncio.Task[None]) -> None:
         self._connections.discard(connection)

@@ -103,7 +103,8 @@ class Session(Connection):
         self._command: AdministrationRequest | None = None
         """It begins when all before it is answered, and nothing behind it is taken before it is."""
         self._input_held_bytes = 0
-        self._last_read = 0.0
+        self._last_active = 0.0
+        """When something was last read, or all replies taken that were held up."""
         self._received_bytes = 0
         self._watched = 0
         """The unfinished message whose pace is looked at; 0 none."""
@@ -136,7 +137,7 @@ class Session(Connection):
     def buffer_updated(self, nbytes: int) -> None:
         if self._ending:
             return
-        self._last_read = self._loop.time()
+        self._last_active = self._loop.time()
         self._received_bytes += nbytes
         self._read_full = nbytes == len(self._read_buffer)
         self._decoder.feed(self._read_buffer[:nbytes])
@@ -159,10 +160,13 @@ class Session(Connection):
 
     def resume_writing(self) -> None:
         if not self._transport.is_closing():
-            self._watch_input()
+            self._timer.stop()
         self._replies.resume()
         if not self._replies.is_paused:
             self._output_pace.reset()
+            self._last_active = self._loop.time()
+            if not (self._ending or self._transport.is_closing()):
+                self._watch_input()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ending = True
@@ -428,7 +432,7 @@ class Session(Connection):
         left = math.inf
         if timeout:
             is_busy = self._replies.turns or self._command is not None
-            left = timeout if is_busy else self._last_read + timeout - now
+            left = timeout if is_busy else self._last_active + timeout - now
             if left <= 0:
                 self._close()
                 return
@@ -448,8 +452,7 @@ class Session(Connection):
 
     def _watch_writing(self) -> None:
         """Disconnect a peer that does not take its replies, or takes them too slowly."""
-        left_bytes = self._transport.get_write_buffer_size() + self._replies.unsent_bytes
-        left = self._output_pace.left_seconds(self._loop.time(), self._replies.written_bytes - left_bytes)
+        left = self._output_pace.left_seconds(self._loop.time(), self._replies.taken_bytes)
         if left <= 0:
             self._transport.abort()
         else:

@@ -248,9 +248,11 @@ class Log:
         expires_us: int = 0,
         batch_index: int = 0,
         batch_count: int = 1,
+        checksum: int | None = None,
     ) -> tuple[int, Position]:
         """Number and encode one entry for the next `take`; returns its seq and its position.
 
+        `checksum` is its body_crc, where that is known.
         The entries of a batch follow each other, after `make_room` for all of them.
         """
         tail = self._tail
@@ -264,7 +266,7 @@ class Log:
         header, header_crc = encode_header(
             tail.header.mark,
             tail.crc_seed ^ offset,
-            crc32(value, crc32(key)),
+            crc32(value, crc32(key)) if checksum is None else checksum,
             tail.synced_to,
             seq,
             self._next_timestamp_us(),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final, Protocol, TypeAlias, assert_never
 
 from kvsd.errors import Busy, Conflict, CorruptLog, InvalidValue, ReadOnly, RequestError, TableUnavailable
 from kvsd.table.budget import out_of_memory
+from kvsd.table.entry import body_crc
 from kvsd.table.log import Read
 from kvsd.table.request import (
     ABSENT,
@@ -38,7 +40,7 @@ from kvsd.table.request import (
     Update,
 )
 from kvsd.table.segment import Stored
-from kvsd.table.store import Store
+from kvsd.table.store import Store, Write
 from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS, Key, Value
 
 
@@ -59,7 +61,18 @@ class NeedsOrder:
     """The keys must be sorted first."""
 
 
-Need: TypeAlias = NeedsValue | NeedsCommit | NeedsOrder
+@dataclass(frozen=True, slots=True)
+class NeedsChecksums:
+    """Those of a large batch take milliseconds; what `checksums` makes of it goes to `Request.checksums`."""
+
+    batch: Batch
+
+    def checksums(self) -> list[int | None]:
+        """Of what each step writes; on a worker."""
+        return [body_crc(step.key, step.value) if isinstance(step, Set) else None for step in self.batch.steps]
+
+
+Need: TypeAlias = NeedsValue | NeedsCommit | NeedsOrder | NeedsChecksums
 
 
 class Gatekeeper(Protocol):
@@ -274,9 +287,12 @@ class Operations:
             return warm[1]
         return NeedsValue(found)
 
-    def _batch(self, operation: Batch, request: Request) -> Result:
+    def _batch(self, operation: Batch, request: Request) -> Result | Need:
         steps = operation.steps
         size = sum(len(step.key) + (len(step.value) if isinstance(step, Set) else 0) for step in steps)
+        checksums, request.checksums = request.checksums, None
+        if checksums is None and _CHECKED_AT_ONCE_BYTES < size <= MAX_BATCH_BYTES:
+            return NeedsChecksums(operation)
         request.extra_work += len(steps)
         if len(steps) > MAX_BATCH_STEPS or size > MAX_BATCH_BYTES:
             return InvalidValue(
@@ -290,19 +306,19 @@ class Operations:
                 conflict = self._conflict(step.key, step.if_version, request)
                 if conflict is not None:
                     return conflict
-        writes: list[tuple[Key, Value | None, int]] = []
+        writes: list[Write] = []
         written: set[Key] = set()
-        for step in steps:
+        for step, checksum in zip(steps, checksums or repeat(None), strict=False):
             match step:
                 case Set():
-                    writes.append((step.key, step.value, step.expires_us))
+                    writes.append(Write(step.key, step.value, step.expires_us, checksum))
                     written.add(step.key)
                 case Delete() if (
                     step.key in written
                     or self._version(step.key, request) != ABSENT
                     or self._store.has_expired(step.key)
                 ):
-                    writes.append((step.key, None, 0))
+                    writes.append(Write(step.key, None))
                 case Delete() | Check():
                     pass
                 case _:
@@ -375,7 +391,9 @@ class Operations:
         return Page(items, rest)
 
 
-_NEEDS: Final = (NeedsValue, NeedsCommit, NeedsOrder)
+_NEEDS: Final = (NeedsValue, NeedsCommit, NeedsOrder, NeedsChecksums)
+
+_CHECKED_AT_ONCE_BYTES: Final = 1 << 20
 
 _ITEM_BYTES: Final = 100
 """What an item of a Page keeps in memory beside its key and value."""

@@ -241,6 +241,7 @@ class Request:
 
     __slots__ = (
         "barrier",
+        "checksums",
         "extra_work",
         "future",
         "group",
@@ -270,8 +271,10 @@ class Request:
         """The places of results that a worker must read from the disk, and what then puts them there."""
         self.warm: tuple[int, Value | CorruptLog | Busy] | None = None
         """What was read for the Update that comes next: the seq, and the value."""
-        self.warming: Read | None = None
-        """What a worker reads for it at the moment."""
+        self.checksums: list[int | None] | None = None
+        """Those of the Batch that comes next, which a worker has computed."""
+        self.warming: object = None
+        """What a worker does for it at the moment."""
         self.barrier = 0
         """The group that must be settled before the scan that comes next; 0 none."""
         self.waits = 0
@@ -283,7 +286,7 @@ class Request:
         self.held_bytes = self.reply_bytes = self.extra_work = self.group = self.waits = 0
         self.results = []
         self.reads = []
-        self.warm = self.warming = None
+        self.warm = self.warming = self.checksums = None
         self.barrier = 0
 
     def hold(self, size: int) -> bool:

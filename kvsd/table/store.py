@@ -40,6 +40,17 @@ class Pending(NamedTuple):
     timestamp_us: int = 0
 
 
+class Write(NamedTuple):
+    """A step of a batch."""
+
+    key: Key
+    value: Value | None
+    """None: the key is deleted."""
+    expires_us: int = 0
+    checksum: int | None = None
+    """The body_crc of both, where it is known."""
+
+
 class Commit(NamedTuple):
     """The writes of one group, and the job that brings them to the medium."""
 
@@ -255,16 +266,16 @@ class Store:
         self._stage_tombstone(Kind.EXPIRED, key)
         return True
 
-    def batch(self, steps: list[tuple[Key, Value | None, int]]) -> None:
-        """Stage these writes (a value of None deletes the key) so that all of them reach the log or none."""
-        for key, _, _ in steps:
-            self._log_expiry(key)
-        self.log.make_room(sum(HEADER_BYTES + len(key) + len(value or b"") for key, value, _ in steps))
-        for number, (key, value, expires_us) in enumerate(steps):
+    def batch(self, steps: list[Write]) -> None:
+        """Stage these writes so that all of them reach the log or none."""
+        for step in steps:
+            self._log_expiry(step.key)
+        self.log.make_room(sum(HEADER_BYTES + len(step.key) + len(step.value or b"") for step in steps))
+        for number, (key, value, expires_us, checksum) in enumerate(steps):
             if value is None:
                 self._stage_tombstone(Kind.DELETE, key, number, len(steps))
             else:
-                self._stage_set(key, value, expires_us, number, len(steps))
+                self._stage_set(key, value, expires_us, number, len(steps), checksum)
 
     def sweep(self, limit: int) -> int:
         """Stage an EXPIRED for up to `limit` keys whose time has come; how many there were."""
@@ -290,9 +301,17 @@ class Store:
         if self.has_expired(key):
             self._stage_tombstone(Kind.EXPIRED, key)
 
-    def _stage_set(self, key: Key, value: Value, expires_us: int, batch_index: int = 0, batch_count: int = 1) -> int:
+    def _stage_set(
+        self,
+        key: Key,
+        value: Value,
+        expires_us: int,
+        batch_index: int = 0,
+        batch_count: int = 1,
+        checksum: int | None = None,
+    ) -> int:
         seq, position = self.log.stage(
-            Kind.SET, key, value, self._newest_seq(key), expires_us, batch_index, batch_count
+            Kind.SET, key, value, self._newest_seq(key), expires_us, batch_index, batch_count, checksum
         )
         location = index.pack(seq, position, len(value))
         if expires_us:

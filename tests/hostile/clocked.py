@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from kvsd.cli.main import main
 from kvsd.config import Config
-from kvsd.server import Server, server
+from kvsd.server import Server, process
 
 
 class Clock:
@@ -49,16 +50,16 @@ class Clock:
         self._loop.call_soon(self._tick)
 
 
-def serve_clocked(config: Config, on_ready: Callable[[Server], None]) -> None:
+def serve_clocked(config: Config, on_ready: Callable[[Server], None], stop_signals: Collection[signal.Signals]) -> None:
     clocks: list[Clock] = []
 
     def ready(started: Server) -> None:
         clocks.append(Clock())
         on_ready(started)
 
-    serve(config, ready)
+    serve(config, ready, stop_signals)
 
 
-serve = server.serve
-server.serve = serve_clocked
+serve = process.serve
+process.serve = serve_clocked
 sys.exit(main())

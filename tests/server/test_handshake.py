@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kvsd.protocol.messages import Get, Set, Success, encode
 from kvsd.server import listener
 from kvsd.server.reporting import LINES_A_MINUTE
 from kvsd.server.tls import server_context
@@ -18,7 +19,8 @@ from kvsd.server.tls import server_context
 from ..conftest import Start
 from . import hellos
 from .hellos import client_hello, ffdhe_hello
-from .peers import PATIENCE_SECONDS, Peer, Reports, until
+from .key_updates import key_updates, shake_hands
+from .peers import LOGIN, NULL, PATIENCE_SECONDS, Peer, Reports, until
 
 LOOPS = ["asyncio", "uvloop"]
 
@@ -159,3 +161,48 @@ async def test_refused_handshakes_do_not_fill_the_log(start: Start, reports: Rep
     assert reports.count(FAILED) == LINES_A_MINUTE
     await server.stop()
     assert reports.take("lines were left out") == {"about": FAILED, "count": 7}
+
+
+async def test_a_stranger_that_only_changes_its_key_is_cut_cheaply(
+    start: Start, reports: Reports, tmp_path: Path
+) -> None:
+    """A read full of such messages took 335 ms, with nobody logged in."""
+    server = await start(tls=True)
+    address = server.host, server.port
+    shaken = await asyncio.to_thread(shake_hands, address, server.ca_path, tmp_path / "keys")
+    flood = await asyncio.to_thread(key_updates, shaken.secret, 5_000)
+    await until(lambda: server._services.sessions, "no session")
+    shaken.raw.setblocking(False)
+    started = time.thread_time()
+    with contextlib.suppress(ConnectionError):
+        await asyncio.get_running_loop().sock_sendall(shaken.raw, flood)
+    await until(lambda: server.connections == 0, "not cut")
+    assert (time.thread_time() - started) * 1000 < MAX_MILLISECONDS * 10  # our own part included
+    assert reports.take("TLS failed before a login")["error"] == "too many records without data"
+    shaken.raw.close()
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 4, 7, 1_000])
+async def test_records_that_come_in_pieces_before_a_login_are_put_together(
+    start: Start, tmp_path: Path, piece_bytes: int
+) -> None:
+    server = await start(tls=True)
+    address = server.host, server.port
+    shaken = await asyncio.to_thread(shake_hands, address, server.ca_path, tmp_path / "keys")
+    raw, loop = shaken.raw, asyncio.get_running_loop()
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    raw.setblocking(False)
+    large = encode(Set(b"k", bytes(40_000))) if piece_bytes > 100 else b""
+    data = shaken.records(LOGIN[:5]) + shaken.records(LOGIN[5:] + large + encode(Get(b"absent")))
+    for at in range(0, len(data), piece_bytes):
+        await loop.sock_sendall(raw, data[at : at + piece_bytes])
+        await asyncio.sleep(0)
+    expected = NULL + (encode(Success(None)) if large else b"") + encode(Success(None))
+    incoming, heard = shaken.incoming, b""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(heard) < len(expected):
+            incoming.write(await loop.sock_recv(raw, 1 << 16))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                heard += shaken.end.read(1 << 16)
+    assert heard == expected
+    raw.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 
 import pytest
 
@@ -11,7 +12,7 @@ from kvsd.protocol.messages import Fail, Get, Ping, Set, Success, encode
 from kvsd.server.pace import LEAST_BYTES_PER_SECOND, Pace
 from tests.conftest import Connect, Start
 
-from .peers import NULL, until
+from .peers import NULL, Peer, until
 
 LOOPS = ["asyncio", "uvloop"]
 
@@ -92,11 +93,8 @@ async def test_replies_that_are_taken_a_little_at_a_time_do_not_stay_for_ever(
 
     async def sip() -> None:
         while True:
-            peer.writer.transport.resume_reading()
-            await asyncio.sleep(0.001)
-            peer.writer.transport.pause_reading()
-            peer.reader._buffer.clear()
-            await asyncio.sleep(0.4)  # this is what the test is about
+            take(peer, KIB)
+            await asyncio.sleep(0.1)  # this is what the test is about
 
     sipping = asyncio.create_task(sip())
     try:
@@ -104,6 +102,45 @@ async def test_replies_that_are_taken_a_little_at_a_time_do_not_stay_for_ever(
     finally:
         sipping.cancel()
         await asyncio.wait([sipping])
+
+
+@pytest.mark.slow
+async def test_a_reader_that_is_slow_but_steady_is_not_cut(start: Start, connect: Connect, tls: bool) -> None:
+    """The system tells of room for more only when a third of its buffer is free: what the peer has taken meanwhile
+    counts, too. A value of 10 MiB was cut at 20 KiB a second."""
+    server = await start(tls=tls, write_timeout_seconds=1)
+    peer = await connect(server, receive_bytes=32 * KIB)
+    peer.writer.transport.pause_reading()
+    peer.writer.write(encode(Set(b"k", bytes(10 * MIB))) + encode(Get(b"k")))
+    await until(lambda: server._services.budget.held_bytes > 5 * MIB, "nothing is unsent")
+    taken = 0
+    for _ in range(100):
+        taken += take(peer, 4 * KIB)
+        await asyncio.sleep(0.04)  # this is what the test is about
+        assert server.connections == 1, taken
+
+
+def take(peer: Peer, size: int) -> int:
+    """Bytes from the system itself: what reads for the peer takes much at a time."""
+    with contextlib.suppress(BlockingIOError):
+        return len(os.read(peer.writer.get_extra_info("socket").fileno(), size))
+    return 0
+
+
+async def test_a_reader_that_pauses_for_longer_than_the_idle_timeout_gets_its_whole_reply(
+    start: Start, connect: Connect, tls: bool
+) -> None:
+    """It sends nothing, since it still receives."""
+    server = await start(tls=tls, idle_timeout_seconds=0.2)
+    peer = await connect(server, receive_bytes=32 * KIB)
+    value = bytes(10 * MIB)
+    peer.writer.transport.pause_reading()
+    peer.writer.write(encode(Set(b"k", value)) + encode(Get(b"k")))
+    await until(lambda: server._services.budget.held_bytes > 5 * MIB, "nothing is unsent")
+    await asyncio.sleep(0.5)  # this is what the test is about
+    peer.writer.transport.resume_reading()
+    await peer.expect(NULL + encode(Success(value)))
+    await peer.ping()
 
 
 async def test_replies_that_need_no_table_are_owed_too(start: Start, connect: Connect) -> None:

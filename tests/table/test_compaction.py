@@ -15,6 +15,7 @@ from kvsd.table.entry import Kind
 from kvsd.table.log import Read
 from kvsd.table.segment_header import parse_name
 from kvsd.table.segment_reader import SegmentReader
+from kvsd.table.store import Write
 from kvsd.types import Fsync
 from tests.table.driver import Table, files, segments
 from tests.table.history import History, recovered
@@ -73,7 +74,7 @@ def test_entries_keep_times_expiry_previous_seq_and_batch(tmp_path: Path) -> Non
     table = open_table(tmp_path)
     table.store.set(b"e", b"1", 1 << 60)
     table.commit()
-    table.store.batch([(b"a", b"1", 0), (b"e", b"2", 1 << 61), (b"c", None, 0)])
+    table.store.batch([Write(b"a", b"1"), Write(b"e", b"2", 1 << 61), Write(b"c", None)])
     table.commit()
     roll(table)
     segment = table.log.sealed()[0]

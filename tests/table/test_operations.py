@@ -31,6 +31,7 @@ from kvsd.table.request import (
     Status,
     Update,
 )
+from kvsd.table.store import Write
 from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS
 from tests.table.driver import START_US, Clock, Table
 from tests.table.history import recovered
@@ -253,6 +254,31 @@ async def test_of_two_steps_on_one_key_the_later_wins(medium: FaultyMedium) -> N
     assert recovered(medium) == {b"b": b"2"}
 
 
+async def test_a_large_batch_has_its_checksums_from_a_worker_and_keeps_its_place(
+    medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 MiB take 8 ms, for which nobody else was served."""
+    reads = Stepped()
+    value = bytes(range(256)) * 8_000
+    async with serving(medium, reads=reads, cache_bytes=1 << 24, memory_bytes=1 << 24) as table:
+        await table.ask(Set(b"gone", b"1"), Set(b"a", b"1"))
+        steps = (Check(b"none", ABSENT), Set(b"a", value), Delete(b"absent"), Delete(b"gone"), Set(b"b", b"2"))
+        other = table.new_origin()
+        batch, behind = table.request(Batch(steps)), table.request(Get(b"gone"), Get(b"a"))
+        meanwhile = table.request(Get(b"a"), Set(b"other", b"1"), origin=other)
+        assert await meanwhile.future == [b"1", None]
+        assert not batch.future.done()
+        reads.run()()
+        assert await batch.future == [None]
+        assert await behind.future == [None, value]
+        table.budget.release(behind.held_bytes)
+        refused = table.request(Batch((*steps, Check(b"b", 99))))
+        await table.settle()
+        reads.run()()
+        assert isinstance((await refused.future)[0], Conflict)
+    assert recovered(medium) == {b"a": value, b"b": b"2", b"other": b"1"}
+
+
 async def test_a_batch_has_its_limits(medium: FaultyMedium) -> None:
     async with serving(medium) as table:
         most = Batch(tuple(Set(b"%d" % number, b"") for number in range(MAX_BATCH_STEPS)))
@@ -302,7 +328,7 @@ async def test_a_batch_that_the_disk_refuses_has_not_happened(medium: FaultyMedi
 def test_a_batch_that_is_cut_anywhere_is_gone_as_a_whole(medium: FaultyMedium, tmp_path: Path) -> None:
     table = Table(medium, medium.root)
     table.put(b"a", b"old")
-    table.store.batch([(b"a", b"new", 0), (b"b", b"new", 0), (b"a", None, 0), (b"c", b"", 0)])
+    table.store.batch([Write(b"a", b"new"), Write(b"b", b"new"), Write(b"a", None), Write(b"c", b"")])
     table.commit()
     table.kill()
     (path,) = (medium.root / "t").glob("*.seg")
