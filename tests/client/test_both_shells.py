@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -197,6 +199,22 @@ def test_a_server_that_stays_busy_is_reported_as_busy_within_the_timeout(
     with (
         FakeServer(busy, context=context) as server,
         shell(settings(server.port, timeout_seconds=0.15)) as client,
+        pytest.raises(Busy, match="too much to do"),
+    ):
+        client.get("hello")
+
+
+def test_a_pause_that_takes_too_long_ends_with_what_it_followed(
+    shell: type, context: Context, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine with much to do wakes a sleeper late; nobody waited for a turn behind other calls."""
+    nap, snooze = time.sleep, asyncio.sleep
+    monkeypatch.setattr(time, "sleep", lambda _: nap(0.5))
+    monkeypatch.setattr(asyncio, "sleep", lambda _: snooze(0.5))
+    busy = replay([GET], [encode(Fail("BUSY", "too much to do"))])
+    with (
+        FakeServer(busy, context=context) as server,
+        shell(settings(server.port, timeout_seconds=0.3)) as client,
         pytest.raises(Busy, match="too much to do"),
     ):
         client.get("hello")
