@@ -31,7 +31,7 @@ from kvsd.errors import (
 )
 from kvsd.protocol.messages import Fail, Ping, Success, Welcome, encode
 
-from .fake import LOGIN, NULL, SHELLS, VECTORS, WELCOME, FakeServer, Peer, Script, replay
+from .fake import LOGIN, NULL, PATIENCE_SECONDS, SHELLS, VECTORS, WELCOME, FakeServer, Peer, Script, replay
 
 Settings = Callable[..., ConnectSettings]
 Context = ssl.SSLContext | None
@@ -428,6 +428,24 @@ def test_a_server_that_starts_later_is_waited_for(shell: type, context: Context,
         with pytest.raises(TimeoutError):
             found.result(0.6)
         with FakeServer(replay([GET], [RUST]), context=context, listener=bound):
+            assert found.result(10) == b"rust"
+
+
+@pytest.mark.parametrize("context", ["tls"], indirect=True)
+def test_a_handshake_that_a_restart_cuts_off_is_part_of_the_wait(
+    shell: type, context: Context, settings: Settings
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+        made = settings(listener.getsockname()[1], wait_seconds=20.0)
+
+        def get() -> object:
+            with shell(made) as client:
+                return client.get("hello")
+
+        found = threads.submit(get)
+        listener.settimeout(PATIENCE_SECONDS)
+        listener.accept()[0].close()
+        with FakeServer(replay([GET], [RUST]), context=context, listener=listener):
             assert found.result(10) == b"rust"
 
 
