@@ -13,18 +13,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import kvsd
 from kvsd.errors import KvsdError
+from tests.documents import Example, examples
 
 MANUAL = Path(__file__).parent.parent / "docs" / "operations.md"
 PATIENCE_SECONDS = 30
 BLOCK = re.compile(r"(?:<!-- given: ([^\n]+) -->\n)?```(\w*)\n(.*?)```\n", re.DOTALL)
-COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 TOOLS = ("bash", "flock")
 pytestmark = [
@@ -36,20 +35,9 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command, and what the manual says it prints."""
-
-    command: str
-    output: str
-
-
-def blocks() -> list[tuple[str, list[Step]]]:
-    """What is given before each block, "" where nothing is, and its steps."""
-    return [
-        (given, [Step(*found) for found in COMMAND.findall(text)])
-        for given, _, text in BLOCK.findall(MANUAL.read_text("utf-8"))
-    ]
+def blocks() -> list[tuple[str, list[Example]]]:
+    """What is given before each block, "" where nothing is, and its commands."""
+    return [(given, examples(text)) for given, _, text in BLOCK.findall(MANUAL.read_text("utf-8"))]
 
 
 def test_no_block_of_the_manual_is_passed_over() -> None:

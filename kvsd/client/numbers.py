@@ -25,6 +25,9 @@ class Unconditional(Enum):
 
     ANY_VERSION = "any version"
 
+    def __repr__(self) -> str:
+        return self.name
+
 
 ANY_VERSION: Final = Unconditional.ANY_VERSION
 

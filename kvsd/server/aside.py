@@ -13,11 +13,16 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import TypeVar
 
+from kvsd.table.threads import none_allowed
+
 T = TypeVar("T")
 
 
 async def aside(job: Callable[[], T]) -> T:
-    """Run `job` on a thread of its own; returns and raises what it does."""
+    """Run `job` on a thread of its own; returns and raises what it does.
+
+    Raises ConfigError where the system allows no further thread.
+    """
     outcome: Future[T] = Future()
 
     def run() -> None:
@@ -28,7 +33,10 @@ async def aside(job: Callable[[], T]) -> T:
                 outcome.set_exception(error)
 
     thread = threading.Thread(target=run, name="kvsd-aside", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise none_allowed() from error
     waiting = asyncio.wrap_future(outcome)
     await asyncio.wait([waiting])
     thread.join()

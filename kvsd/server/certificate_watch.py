@@ -52,7 +52,7 @@ class CertificateWatch:
         try:
             findings = await aside(self._findings)
         except ConfigError as error:
-            self._reporter.warning(f"the certificate is served, but gone from the disk: {error}", file=str(path))
+            self._reporter.warning(f"certificate: it is served, but cannot be looked at: {error}", file=str(path))
             return
         for finding in findings:
             if not finding.ok:

@@ -271,7 +271,7 @@ class Listener:
             accepted.close()
             if handshake.error is not None:
                 self._reporter.info("TLS handshake failed", peer=peer, error=reason_of(handshake.error))
-            elif isinstance(error, ConnectionAbortedError):  # as the loop calls it
+            elif isinstance(error, TimeoutError | ConnectionAbortedError):  # ours, or as the loop calls it
                 self._reporter.info("TLS handshake failed", peer=peer, error="nothing was heard for too long")
             else:
                 # Gone without a word, as those who only look whether the port is open.

@@ -23,6 +23,11 @@ LIMIT: Final = "threads (ulimit -u, pids.max)"
 """What runs out where no further thread can be started."""
 
 
+def none_allowed() -> ConfigError:
+    """Return the error for a thread that could not be started."""
+    return ConfigError(f"the system allows no further thread; its limit of {LIMIT} is too low")
+
+
 class Threads(Executor):
     """A pool of `count` threads, or of as many as the system allows; raises ConfigError where it allows none."""
 
@@ -36,7 +41,7 @@ class Threads(Executor):
         self._threads: list[threading.Thread] = []
         self.grow(count)
         if not self._threads:
-            raise ConfigError(f"the system allows no further thread; its limit of {LIMIT} is too low")
+            raise none_allowed()
 
     def __len__(self) -> int:
         return len(self._threads)

@@ -23,7 +23,7 @@ SEGMENT_BYTES = 2_048
 
 @asynccontextmanager
 async def serve_on(
-    medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch, *, cache_bytes: int = 0
+    medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch, reports: Reports | None = None, *, cache_bytes: int = 0
 ) -> AsyncIterator[tuple[Server, aio.Client]]:
     """A server whose data directory is the root of `medium`, and a client of it."""
     monkeypatch.setattr("kvsd.server.server.Medium", lambda: medium)
@@ -37,7 +37,7 @@ async def serve_on(
                 users=(User(username="u", password_hash=PASSWORD_HASH),),
             ),
         ),
-        Reports(),
+        Reports() if reports is None else reports,
     )
     async with asyncio.timeout(30):
         await server.start()

@@ -17,6 +17,7 @@ import pytest
 from kvsd.client.aio import Client
 from kvsd.errors import KvsdError, ReadOnly
 from tests.crash.faulty_server import serve_on
+from tests.crash.recording import Reports
 from tests.table.medium import FaultyMedium
 
 LOOPS = {"asyncio": asyncio.new_event_loop}
@@ -49,7 +50,8 @@ async def test_what_is_in_memory_is_served_and_nothing_ends_where_every_call_fai
     scratch: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     medium = FaultyMedium(scratch / "data")
-    async with serve_on(medium, monkeypatch, cache_bytes=1 << 20) as (server, client):
+    reports = Reports()
+    async with serve_on(medium, monkeypatch, reports, cache_bytes=1 << 20) as (server, client):
         await client.set(CACHED, b"value")
         for number in range(20):
             await client.set(f"k{number % 7}", bytes(300))
@@ -88,6 +90,6 @@ async def test_what_is_in_memory_is_served_and_nothing_ends_where_every_call_fai
                 await refused
         await server.tables.watch.look()
         assert not any(actor.unavailable for actor in server.tables.actors)
-        events = server._reporter.events  # type: ignore[attr-defined]
+        events = reports.events
     assert not [event for event in events if "crashed" in event or "fault" in event or "not closed in order" in event]
     assert "a file is gone from under the server; the table is read-only" not in events, "nobody knows that"

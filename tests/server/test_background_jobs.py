@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import asyncio
 import gc
+import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +35,7 @@ from kvsd.server.translation import encode_result
 from kvsd.table import index
 from kvsd.table.actor import TableActor
 from kvsd.table.budget import Budget
+from kvsd.table.known import DROPPED_NAME
 from kvsd.table.medium import Medium
 from kvsd.table.request import Compact, Count, Delete, Get, Operation, Origin, Request, Result, Scan, Set
 from kvsd.table.store import Store
@@ -277,10 +280,8 @@ async def a_long_commit(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Turns:
 
 def fill_catalog(served: Served, count: int) -> None:
     catalog = served.tables._catalog
-    catalog.tables = {
-        **catalog.tables,
-        **{TableName("default", f"table-{number}"): TableSettings(cache_bytes=number) for number in range(count)},
-    }
+    new = {TableName("default", f"table-{number}"): TableSettings(cache_bytes=number) for number in range(count)}
+    catalog.contents = replace(catalog.contents, tables={**catalog.tables, **new})
     for name, settings in catalog.tables.items():
         if name not in served.tables._tables:
             served.tables._add(name, settings)
@@ -321,10 +322,22 @@ async def many_tables_opened(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> T
     return turns
 
 
+async def a_look_at_many_tables(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Turns:
+    served = await serve(max_open_tables=256)
+    fill_catalog(served, 200)
+    names = [TableName("default", f"table-{number}") for number in range(200)]
+    for name in names:
+        served.tables._catalog.folder(name).mkdir(parents=True)
+    await asyncio.gather(*(served.ask(Set(b"k", b"v"), name=name) for name in names))
+    async with measured() as turns:
+        await served.tables.watch.look()
+    return turns
+
+
 async def many_requests_turned_away(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Turns:
     """A full mailbox of a table that cannot be opened, and what its sessions make of the answers."""
     served = await serve()
-    served.tables._catalog.folder(T).rmdir()
+    shutil.rmtree(served.tables._catalog.folder(T))
 
     def encode(future: asyncio.Future[list[Result]]) -> None:
         for result in future.result():
@@ -341,7 +354,9 @@ async def many_requests_turned_away(serve: Serve, monkeypatch: pytest.MonkeyPatc
 async def many_tables_dropped_long_ago(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Turns:
     served = await serve()
     for number in range(5_000):
-        (served.tables._catalog._dropped / f"default.gone-{number}.{number}").mkdir(parents=True)
+        folder = served.tables._catalog._dropped / f"default.gone-{number}.{number}"
+        folder.mkdir(parents=True)
+        (folder / DROPPED_NAME).touch()
     async with measured() as turns:
         served.tables.start()
         await until(lambda: served.reports.lines, "nothing is removed")
@@ -364,6 +379,7 @@ JOBS: dict[str, Job] = {
         many_tables_listed,
         a_catalog_that_changes,
         many_tables_opened,
+        a_look_at_many_tables,
         many_tables_dropped_long_ago,
         many_requests_turned_away,
     )
@@ -377,42 +393,64 @@ STARTERS: Final = frozenset(
 """Calls that have something done later or beside the caller; `Workers.run` is one, too."""
 
 PLACES: dict[str, str] = {
+    "server/aside.py aside": "for who waits for it: a start, or certificates, once a day",
     "server/authentication.py Authenticator._start": "one hash, without the interpreter",
+    "server/descriptors.py DescriptorWatch.run": "system calls only",
     "server/handshake.py Handshake.fail": "one connection is cut",
     "server/listener.py Listener._accept_all": "one connection",
     "server/listener.py Listener._acceptable": "one connection",
+    "server/listener.py Listener._make_room": "one connection",
+    "server/listener.py Listener._readable": "one connection",
     "server/listener.py Listener.start": "one connection at a time",
+    "server/open_tables.py OpenTables._give_up": "one table",
     "server/open_tables.py OpenTables._opening": "many tables opened",
     "server/open_tables.py OpenTables.want": "many tables opened",
     "server/replies.py Replies._put": "one connection, up to four Requests",
     "server/reporting.py LimitedReporter._has_room": "as many lines as there are kinds",
-    "server/server.py _serve.stop": "the process ends",
+    "server/process.py _serve": "the process starts",
+    "server/process.py _serve.look_at_disk": "the process ends",
+    "server/process.py _serve.stop": "the process ends",
+    "server/server.py Server._make_tables": "the process starts",
+    "server/server.py Server._tls_context": "certificates, once a day",
     "server/session.py Session._go_on": "one connection",
-    "server/session.py Session._set_timer": "one connection",
     "server/session.py Session._take_credentials": "one connection",
     "server/slot.py Slot.knock": "many requests turned away",
     "server/slot.py Slot.turn_away": "many requests turned away",
     "server/stderr.py Stderr.__init__": "system calls only",
     "server/tables.py Tables._change": "a catalog that changes",
-    "server/tables.py Tables._purge": "many tables dropped long ago",
+    "server/tables.py Tables._check_can_open": "system calls only",
+    "server/tables.py Tables._check_catalog": "a look at many tables",
+    "server/tables.py Tables._remember": "the server stops",
+    "server/tables.py Tables._remember_clock": "system calls only",
+    "server/tables.py Tables._remove_dropped": "many tables dropped long ago",
     "server/tables.py Tables.dropped": "many tables listed",
     "server/tables.py Tables.start": "many tables dropped long ago",
     "server/tables.py Tables.stop": "the server stops",
     "server/tables.py _to_its_end.whole": "a catalog that changes",
+    "server/timer.py Timer._call_soon": "one connection",
+    "server/timer.py Timer._fire": "one connection",
+    "server/timer.py Timer.set": "one connection",
+    "server/watch.py Watch._look": "a look at many tables",
+    "server/watch.py Watch.start": "a look at many tables",
     "table/actor.py TableActor._plan_sweep": "keys that expire together",
     "table/actor.py TableActor._sort_keys": "first scan",
     "table/actor.py TableActor._start_reads": "one Request",
     "table/actor.py TableActor._warm": "one value",
     "table/actor.py TableActor.call_later": "compaction",
+    "table/actor.py TableActor.expect_look": "a look at many tables",
     "table/actor.py TableActor.run_step": "compaction",
     "table/actor.py TableActor.set_cache_bytes": "a cache that shrinks",
     "table/committer.py Committer._check_room": "system calls only",
     "table/committer.py Committer._committed": "system calls only",
     "table/committer.py Committer._start_resume": "system calls only",
+    "table/committer.py Committer._start_resume.failed": "system calls only",
     "table/committer.py Committer.start": "a long commit",
     "table/committer.py Committer.sync": "system calls only",
     "table/compactor.py Compactor._done": "compaction",
+    "table/compactor.py Compactor._try_later": "compaction",
+    "table/compactor.py Compactor.written": "compaction",
     "table/hint_writer.py HintWriter.add": "hints",
+    "table/threads.py Threads.grow": "the process starts",
     "table/workers.py Workers.call": "system calls only",
     "table/workers.py Workers.run": "for others in this list",
 }

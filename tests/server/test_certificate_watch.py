@@ -82,7 +82,7 @@ async def test_files_that_are_gone_are_told(tmp_path: Path) -> None:
     watched = Watched(tmp_path)
     watched.pair[0].unlink()
     [event] = await watched.look()
-    assert event.startswith("the certificate is served, but gone from the disk: cannot read")
+    assert event.startswith("certificate: it is served, but cannot be looked at: cannot read")
 
 
 def test_it_is_looked_at_daily_and_when_it_expires(tmp_path: Path) -> None:

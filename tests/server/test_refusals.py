@@ -54,7 +54,7 @@ async def test_a_refusal_leaves_one_line_with_user_address_and_reason(
     peer = await connect(server, login=False)
     await peer.say(data)
     await peer.rest()
-    [line] = [line for line in reports.lines if line[0] == "info"]
+    [line] = [line for line in reports.lines if line[0] == "info" and "peer" in line[2]]
     assert line[1] == event
     assert {name: line[2][name] for name in fields} == fields
     assert line[2]["peer"] == "{}:{}".format(*peer.writer.get_extra_info("sockname"))
