@@ -201,10 +201,11 @@ class Client(Table):
         deadline = self._deadlines.begin(started + self._settings.timeout_seconds)
         retries = Retries(idempotent=call.idempotent)
         connection: Connection | None = None
+        failure: KvsdError | None = None
         sent = False
         try:
             while True:
-                connection = None
+                connection = failure = None
                 try:
                     connection = self._reusable() or await self._open()
                     if not connection.is_ready_for(call):
@@ -214,7 +215,7 @@ class Client(Table):
                     sent = True
                     return await connection.run(call)
                 except KvsdError as error:
-                    sent = False
+                    sent, failure = False, error
                     pause_seconds = retries.pause_after(error, connected=connection is not None)
                     is_refused = failures.may_come_back(error)
                     until = started + self._settings.wait_seconds if is_refused else deadline.at
@@ -226,6 +227,8 @@ class Client(Table):
         except asyncio.CancelledError:
             if not deadline.takes_back():
                 raise
+            if failure is not None:  # in the pause before another try
+                raise failure from None
             raise self._late(call, connection, started, sent=sent) from None
         finally:
             self._deadlines.end(deadline)

@@ -186,6 +186,7 @@ class Client(Table):
             try:
                 return self._pool.use(action, deadline)
             except KvsdError as error:
+                failure = error
                 pause_seconds = retries.pause_after(error, connected=True)
                 is_refused = failures.may_come_back(error)
                 limit = started + self._settings.wait_seconds if is_refused else deadline
@@ -194,6 +195,8 @@ class Client(Table):
             time.sleep(pause_seconds)
             if is_refused:
                 deadline = monotonic() + self._timeout_seconds
+            elif monotonic() >= deadline:  # the pause took longer than it should
+                raise failure
 
 
 def _run_part(part: list[Call[R]], connection: Connection, deadline: float) -> list[Outcome[R]]:

@@ -7,9 +7,6 @@ not know credentials, timers, or when the peer is read from.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import struct
-import termios
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -41,8 +38,6 @@ class _Asked(Request):
     asked_bytes: int
 
 
-_INT: Final = struct.Struct("@i")
-
 _Turn: TypeAlias = _Asked | bytearray
 """A bytearray is what is said without asking."""
 
@@ -56,7 +51,7 @@ class Replies:
         """The peer does not take what is written."""
         self.is_due = False
         """Something was said that no `send` has looked at."""
-        self._written_bytes = 0
+        self.written_bytes = 0
         """All that was ever handed out, sent or not."""
         self._said_bytes = 0
         """What waits for its turn and was said without asking a table."""
@@ -91,12 +86,9 @@ class Replies:
         return not self.turns and not self.is_paused
 
     @property
-    def taken_bytes(self) -> int:
-        """Of all that was ever handed out, about as much as the peer has taken."""
-        left_bytes = len(self._unsent)
-        if self._transport is not None:
-            left_bytes += self._transport.get_write_buffer_size() + _system_bytes(self._transport)
-        return self._written_bytes - left_bytes
+    def unsent_bytes(self) -> int:
+        """Written, and not taken by the transport."""
+        return len(self._unsent)
 
     def open(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -229,7 +221,7 @@ class Replies:
 
     def _write(self, transport: asyncio.Transport, reply: bytes | bytearray, held_bytes: int) -> None:
         self._unsent_held_bytes = held_bytes
-        self._written_bytes += len(reply)
+        self.written_bytes += len(reply)
         if len(reply) <= _WRITE_BYTES:
             transport.write(reply)
         else:
@@ -262,14 +254,3 @@ class Replies:
 
 def _is_back(turn: _Turn) -> bool:
     return isinstance(turn, bytearray) or turn.future.done()
-
-
-def _system_bytes(transport: asyncio.Transport) -> int:
-    """What the system holds until the peer has taken it: up to 4 MiB, and it asks for more only a third of that at a
-    time, which takes a slow peer more than a minute. 0 where the system does not tell."""
-    raw = transport.get_extra_info("socket")
-    try:
-        held = fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
-    except (OSError, ValueError, AttributeError):  # no such question, closed, or no socket
-        return 0
-    return int(_INT.unpack(held)[0])

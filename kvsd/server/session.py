@@ -446,7 +446,8 @@ class Session(Connection):
 
     def _watch_writing(self) -> None:
         """Disconnect a peer that does not take its replies, or takes them too slowly."""
-        left = self._output_pace.left_seconds(self._loop.time(), self._replies.taken_bytes)
+        left_bytes = self._transport.get_write_buffer_size() + self._replies.unsent_bytes
+        left = self._output_pace.left_seconds(self._loop.time(), self._replies.written_bytes - left_bytes)
         if left <= 0:
             self._transport.abort()
         else:
