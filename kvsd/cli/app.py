@@ -28,7 +28,6 @@ _CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
 _UNCUT: Final = 10_000
 """A width that no summary of a command reaches."""
 
-
 _MEANT: Final = {
     **dict.fromkeys(("rm", "remove", "del", "delete", "unset", "erase"), ("delete", "drop")),
     **dict.fromkeys(("put", "store", "write", "save"), ("set",)),
@@ -40,7 +39,7 @@ _MEANT: Final = {
     **dict.fromkeys(("status", "health"), ("ping", "info")),
     **dict.fromkeys(("create", "new", "add", "make"), ("create", "init", "table")),
 }
-"""What other programs call a command, and what it may be here."""
+"""Words that other programs have for a command, and what it may be here."""
 
 
 class CommandGroup(TyperGroup):

@@ -17,6 +17,10 @@ CertificateOption: TypeAlias = Annotated[
     str | None,
     typer.Option("--tls-certificate", metavar="FILE", help="The server's certificate; by default the configured one."),
 ]
+HostOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--host", metavar="NAME", help="A further name or address of the server; may be repeated."),
+]
 KeyOption: TypeAlias = Annotated[
     str | None, typer.Option("--tls-key", metavar="FILE", help="Its private key; by default the configured one.")
 ]
@@ -27,10 +31,7 @@ app = new_group("Make, show and check the server's certificate and its local CA.
 @app.command()
 @tidied_up()
 def init(
-    host: Annotated[
-        list[str] | None,
-        typer.Option("--host", metavar="NAME", help="A further name or address of the server; may be repeated."),
-    ] = None,
+    host: HostOption = None,
     config: ConfigOption = None,
     tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,
@@ -66,10 +67,7 @@ def init(
 @app.command()
 @tidied_up()
 def renew(
-    host: Annotated[
-        list[str] | None,
-        typer.Option("--host", metavar="NAME", help="A further name or address of the server; may be repeated."),
-    ] = None,
+    host: HostOption = None,
     config: ConfigOption = None,
     tls_certificate: CertificateOption = None,
     tls_key: KeyOption = None,

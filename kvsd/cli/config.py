@@ -74,7 +74,7 @@ def check(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 
 def _is_for_clients_alone(config: Config) -> bool:
-    """Whether nothing but what clients need is set, as on a machine without a server."""
+    """Tell whether nothing but what clients need is set, as on a machine without a server."""
     return {name.partition(".")[0] for name, origin in config.origins.items() if origin != "default"} == {"client"}
 
 

@@ -11,8 +11,8 @@ from typing import Final
 
 _STDERR: Final = 2
 _MODES: Final = (os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)
-"""How the null device takes the place of each. What is for stderr shall vanish; but nothing can be read from stdin, and
-nothing be written to stdout: an empty value and a lost one would pass for success."""
+"""The way in which the null device takes the place of each. What is for stderr shall vanish; but nothing can be read
+from stdin, and nothing be written to stdout: an empty value and a lost one would pass for success."""
 
 
 def open_missing() -> None:

@@ -14,7 +14,7 @@ TtlOption: TypeAlias = Annotated[
     str | None, typer.Option("--ttl", metavar="TIME", help="Have the key gone after 500ms, 30s, 5m, 2h or 1d.")
 ]
 LARGEST_VERSION: Final = 2**63 - 1
-"""No key ever gets so far."""
+"""A number that no key ever gets to."""
 
 VersionOption: TypeAlias = Annotated[
     int | None,

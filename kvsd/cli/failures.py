@@ -14,7 +14,7 @@ class CommandFailed(KvsdError):
 
 
 class OutputFailed(CommandFailed):
-    """What stdout was to get cannot be written."""
+    """The output, or a part of it, cannot be written."""
 
 
 class UsageError(KvsdError):

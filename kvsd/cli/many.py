@@ -23,7 +23,7 @@ from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS
 apps: Final = {name: new_command() for name in ("mget", "mset", "batch")}
 
 _MAX_INPUT_BYTES: Final = 8 * MAX_BATCH_BYTES
-"""Of a batch as JSON, which has six bytes for some."""
+"""The size of a batch as JSON, which has six bytes for some of its characters."""
 
 _MAX_LINES: Final = 100 * MAX_BATCH_STEPS
 """Empty ones included."""
@@ -140,7 +140,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _refuse(_: str) -> None:
-    """NaN and Infinity are no JSON."""
+    """Raise ValueError for NaN and Infinity, which are not JSON."""
     raise ValueError
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from select import select
@@ -47,7 +47,7 @@ def read_file(path: Path, limit: int) -> bytearray:
 
 
 def stdin_pieces(otherwise: str = "") -> Iterator[bytes]:
-    """What stdin holds, up to its real end. Raises as `read_stdin`, and CommandFailed where it cannot be read."""
+    """The bytes on stdin, up to its real end. Raises as `read_stdin`, and CommandFailed where it cannot be read."""
     if sys.stdin is None:
         raise UsageError(f"stdin is closed{otherwise}")
     try:
@@ -97,47 +97,34 @@ def write_stderr(data: ReadableBuffer) -> None:
 @contextmanager
 def carried_stdout() -> Iterator[None]:
     """Has what others print (typer its help, rich its tables) go the way of `write_stdout`, always as UTF-8."""
-    with redirect_stdout(_text(_Stdout(), "utf-8")):
+    with redirect_stdout(_text(_Carried(STDOUT, write_stdout), "utf-8")):
         yield
 
 
 def carried_stderr() -> io.TextIOWrapper:
     """A text file whose writes are those of `write_stderr`."""
-    return _text(_Stderr(), "utf-8" if sys.stderr is None else sys.stderr.encoding)
+    return _text(_Carried(STDERR, write_stderr), "utf-8" if sys.stderr is None else sys.stderr.encoding)
 
 
-class _Stdout(io.RawIOBase):
-    """What `sys.stdout` could be if it kept its word."""
+class _Carried(io.RawIOBase):
+    """A standard stream that keeps its word: `carry` writes all of what it is given."""
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: ReadableBuffer) -> int:
-        write_stdout(data)
-        return memoryview(data).nbytes
-
-    def fileno(self) -> int:
-        return STDOUT
-
-    def isatty(self) -> bool:
-        return sys.__stdout__ is not None and os.isatty(STDOUT)
-
-
-class _Stderr(io.RawIOBase):
-    """The same for `sys.stderr`."""
+    def __init__(self, descriptor: int, carry: Callable[[ReadableBuffer], None]) -> None:
+        self._descriptor = descriptor
+        self._carry = carry
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: ReadableBuffer) -> int:
-        write_stderr(data)
+        self._carry(data)
         return memoryview(data).nbytes
 
     def fileno(self) -> int:
-        return STDERR
+        return self._descriptor
 
     def isatty(self) -> bool:
-        return sys.stderr is not None and os.isatty(STDERR)
+        return os.isatty(self._descriptor)
 
 
 def _text(raw: io.RawIOBase, encoding: str) -> io.TextIOWrapper:
@@ -146,7 +133,7 @@ def _text(raw: io.RawIOBase, encoding: str) -> io.TextIOWrapper:
 
 
 def _read(descriptor: int, size: int) -> bytes:
-    """What is there, once there is something; b"" at the end only."""
+    """The bytes that are there, once there are some; b"" at the end only."""
     while True:
         try:
             return os.read(descriptor, size)

@@ -1,4 +1,4 @@
-"""How a shell gives a value, in every command: as it stands, - for stdin, @FILE for a file.
+"""The ways in which a shell gives a value, in every command: as it stands, - for stdin, @FILE for a file.
 
 Owns: these arguments, and reading what they name. Knows no command.
 """

@@ -1,4 +1,4 @@
-"""What a client has learnt of its server, for all of its connections: whether it is a plain one.
+"""Knowledge of a server that all connections of a client share: whether it is a plain one.
 
 Owns: how a server's answer to Hello is understood, and for how long. Knows nothing of connections.
 """
@@ -15,7 +15,7 @@ from kvsd.errors import KvsdError
 from kvsd.protocol.messages import Delete, Get, Set
 
 PLAIN_SECONDS: Final = 60.0
-"""How long a server counts as plain: another program may be started in its place."""
+"""The time for which a server counts as plain: another program may be started in its place."""
 
 CLOSES_IN_ANSWER: Final = 2
 """After so many in a row, each on a connection begun after the one before, it is the server's answer to Hello; one may
@@ -35,7 +35,7 @@ class Acquaintance:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is known not to understand Hello."""
+        """True while it is known not to understand Hello."""
         return self._plain_until > 0 and monotonic() < self._plain_until
 
     # Any: a call of whatever result.

@@ -50,7 +50,7 @@ def addresses(host: str, port: int, deadline: float) -> list[Endpoint]:
 
 
 def literal_addresses(host: str, port: int) -> list[Endpoint] | None:
-    """What needs no look-up; None where `host` is a name. Raises ValueError where it cannot be one."""
+    """Addresses that need no look-up; None where `host` is a name. Raises ValueError where it cannot be one."""
     try:
         return _resolve(host, port, socket.AI_NUMERICHOST)
     except socket.gaierror:

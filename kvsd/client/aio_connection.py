@@ -131,7 +131,7 @@ class Connection(asyncio.BufferedProtocol):
             raise
 
     def is_ready_for(self, call: Call[R]) -> bool:
-        """Whether nothing must be asked before `call`."""
+        """Tell whether nothing must be asked before `call`."""
         return self._conversation.is_ready_for(call)
 
     async def prepare(self, call: Call[R]) -> None:
@@ -282,7 +282,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def _free(self) -> int:
-        """How many more calls may be under way."""
+        """The number of further calls that may be under way."""
         if self._writing_paused or self._preparing is not None:
             return 0
         return MAX_IN_FLIGHT - len(self._conversation) - self._turns.granted

@@ -16,7 +16,7 @@ from kvsd.client.addresses import Endpoint, literal_addresses, look_up
 from kvsd.client.settings import ConnectSettings
 
 ATTEMPT_DELAY_SECONDS: Final = 0.25
-"""How long an address has for itself before the next one is tried beside it."""
+"""The time that an address has for itself before the next one is tried beside it."""
 
 
 async def resolve(settings: ConnectSettings, seconds: float) -> list[Endpoint]:

@@ -17,8 +17,8 @@ from kvsd.client.numbers import ANY_VERSION, Unconditional
 from kvsd.client.ranges import Range
 from kvsd.errors import InvalidValue, ProtocolError
 from kvsd.protocol import engine
-from kvsd.protocol.decoder import BEFORE_AUTHENTICATION
 from kvsd.protocol.frames import MAX_NUMBER_DIGITS, Time, fits_string
+from kvsd.protocol.limits import BEFORE_AUTHENTICATION
 from kvsd.protocol.messages import (
     PROTOCOL_VERSION,
     VERSIONS,

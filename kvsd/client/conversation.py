@@ -28,7 +28,9 @@ from kvsd.errors import (
     from_wire,
 )
 from kvsd.protocol import engine
-from kvsd.protocol.decoder import Decoder, Limits, Refused
+from kvsd.protocol.decoder import Decoder
+from kvsd.protocol.limits import Limits
+from kvsd.protocol.message_reader import Refused
 from kvsd.protocol.messages import Fail, Message, encode
 from kvsd.types import LARGEST_VALUE_BYTES, MAX_KEY_BYTES
 
@@ -107,11 +109,11 @@ class Conversation:
         return len(self._waiting)
 
     def is_ready_for(self, call: Call[R]) -> bool:
-        """Whether `call` can be sent without preparations."""
+        """Tell whether `call` can be sent without preparations."""
         return (self._welcomed or not call.engine) and (self._in_place or not call.placed)
 
     def preparations(self, call: Call[R]) -> Iterator[Call[None]]:
-        """What must be asked, each with success and with nothing else under way, before `call` is sent."""
+        """The calls that must be made, each with success and with nothing else under way, before `call` is sent."""
         use = call.placed and not self._in_place
         if (call.engine or use) and not self._welcomed:
             self._greets = True

@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 
 class Deadline:
-    """Of one call, which the running task makes."""
+    """The end of the time for one call, which the running task makes."""
 
     __slots__ = ("_cancelling", "at", "has_passed", "task")
 
@@ -26,12 +26,12 @@ class Deadline:
         self._cancelling = task.cancelling()
 
     def takes_back(self) -> bool:
-        """Whether the CancelledError that has just come is this deadline's, and nobody else's as well."""
+        """Tell whether the CancelledError that has just come is this deadline's, and nobody else's as well."""
         return self.has_passed and self.task.uncancel() <= self._cancelling
 
 
 class Deadlines:
-    """Of calls that are under way."""
+    """The deadlines of the calls that are under way."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[Deadline, None] = OrderedDict()

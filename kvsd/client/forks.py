@@ -1,4 +1,4 @@
-"""What becomes of connections in a child process: it must neither use nor end those of its parent.
+"""The connections of a child process: it must neither use nor end those of its parent.
 
 Owns: the list of open connections, and cutting them off after a fork. Knows nothing of what they are used for.
 """
@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 
 class Inherited(Protocol):
-    """What a child process finds and must not touch."""
+    """A thing that a child process finds and must not touch."""
 
     def after_fork(self) -> None:
         """Called in the child, before anything else runs there."""

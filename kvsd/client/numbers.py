@@ -41,7 +41,7 @@ def whole(name: str, number: int, *, least: int = 0) -> int:
 
 
 def amount(number: int) -> int:
-    """What is added to a counter."""
+    """The number that is added to a counter."""
     _check_int("amount", number)
     if not -LARGEST - 1 <= number <= LARGEST:
         raise InvalidValue("amount is no integer of 64 bits")
@@ -49,7 +49,7 @@ def amount(number: int) -> int:
 
 
 def limit(number: int | None) -> int | None:
-    """How many there may be at most; None: all."""
+    """The number that there may be at most; None: all."""
     return None if number is None else whole("limit", number)
 
 

@@ -24,7 +24,7 @@ from kvsd.client.sync_connection import Connection
 T = TypeVar("T")
 
 LONGEST_NAP_SECONDS: Final = 0.1
-"""How long a thread waits before it looks by itself: one that was interrupted while it left may have woken nobody."""
+"""The time after which a waiting thread looks itself: one that was interrupted while it left may have woken nobody."""
 
 
 class Lease:

@@ -1,4 +1,4 @@
-"""Whether a socket has something to read, or an end, without waiting."""
+"""A look at whether a socket has something to read, or an end, without waiting."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def shown(value: object) -> str:
 
 
 def _is_number(value: object, kind: type | UnionType) -> bool:
-    """Of a `kind` that bool is not: True counts as 1 in Python, and never means it here."""
+    """Tell whether it is of a `kind` that bool is not: True counts as 1 in Python, and never means it here."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 

@@ -21,13 +21,13 @@ class Turns:
 
     @property
     def is_line(self) -> bool:
-        """Whether somebody waits who has not been let on."""
+        """True while somebody waits who has not been let on."""
         self._drop_those_who_left()
         return bool(self._line)
 
     @property
     def granted(self) -> int:
-        """How many were let on, and have not come to run yet."""
+        """The number of those who were let on, and have not come to run yet."""
         return self._granted
 
     async def wait(self) -> None:

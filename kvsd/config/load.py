@@ -150,7 +150,7 @@ def _from_file(found: Found, cwd: Path, overridden: Collection[str]) -> tuple[di
 
 
 def _holds_secret(in_file: Mapping[str, Chosen]) -> bool:
-    """Whether there is a password or a hash, but for those of the sample, which everybody knows."""
+    """Tell whether there is a password or a hash, but for those of the sample, which everybody knows."""
     values = {name: in_file[name].value for name in in_file}
     username, password, users = values.get("client.username"), values.get("client.password"), values.get(USERS, ())
     assert isinstance(users, tuple)

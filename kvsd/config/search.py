@@ -81,7 +81,7 @@ def _read_named(path: Path, origin: str) -> tuple[bytes, bool]:
 
 
 def _read(path: Path, *, trusted: bool) -> tuple[bytes, bool]:
-    """What the file holds, and whether everybody can read it."""
+    """The bytes of the file, and whether everybody can read it."""
     # The checks are of the open file, which nobody can exchange any more.
     with open(path, "rb", opener=None if trusted else _open_at_once) as file:
         status = os.fstat(file.fileno())

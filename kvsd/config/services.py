@@ -21,12 +21,12 @@ _SHOWN: Final = 3
 
 
 def is_address(name: str, text: str) -> bool:
-    """Whether the variable `name` says where a service is; a setting of that name is not set by it."""
+    """Tell whether the variable `name` says where a service is; a setting of that name is not set by it."""
     return name.endswith(_PORT) and _ADDRESS.fullmatch(text) is not None
 
 
 def find(environ: Mapping[str, str]) -> dict[str, str]:
-    """Those of the variables KVSD… that are about a service → the service as they call it (KVSD, KVSD_SERVER)."""
+    """The variables KVSD… that are about a service → the service as they call it (KVSD, KVSD_SERVER)."""
     ours = sorted(name for name in environ if name.startswith("KVSD_"))
     addresses = [name.removesuffix(_PORT) for name in ours if is_address(name, environ[name])]
     found: dict[str, str] = {}

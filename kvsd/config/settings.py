@@ -341,7 +341,7 @@ SECTIONS: Final[Mapping[str, type[ServerSettings | StorageSettings | ClientSetti
 """The sections of the file, and what each becomes."""
 
 USERS: Final = "kvsd.users"
-"""The one setting that is no single value. It comes from the file, or is one user whom the environment names."""
+"""The one setting that is not a single value. It comes from the file, or is one user whom the environment names."""
 
 
 IGNORED: Final[Mapping[str, str]] = {

@@ -4,7 +4,7 @@ Owns: holding them, resuming a read where it stopped, and dropping the body of a
 not know frames, messages or limits beyond the size it is asked for, nor where bytes come from.
 
 The reads are generators. They yield whenever more bytes are needed and go on where they were when `feed` has
-brought some, so the grammar in decoder.py reads from top to bottom and nothing is scanned twice.
+brought some, so the grammar in message_reader.py reads from top to bottom and nothing is scanned twice.
 """
 
 from __future__ import annotations

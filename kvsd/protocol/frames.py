@@ -126,7 +126,7 @@ def key_frame(key: bytes) -> bytes:
 
 
 def fits_string(key: bytes) -> bool:
-    """Whether a String frame can carry `key`: UTF-8 without the pair CR LF. A CR or LF alone ends nothing."""
+    """Tell whether a String frame can carry `key`: UTF-8 without the pair CR LF. A CR or LF alone ends nothing."""
     return b"\r\n" not in key and is_utf8(key)
 
 

@@ -1,7 +1,7 @@
 """Messages: frames with a meaning, one frozen class per type, and the way there and back.
 
 Owns: the message types, the frames each is made of, and their encoding. Must not know how bytes arrive, how
-long anything may be (decoder.py), or who sends what when (the session and the clients).
+long anything may be (limits.py), or who sends what when (the session and the clients).
 
 Keys are bytes here. On the wire a key is a String frame, or a Bytes frame where it could not be one.
 Nothing that a `repr` shows is secret: it tells a value's size, never its bytes, and no password.

@@ -24,7 +24,7 @@ from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.table_settings import TableSettings
 from kvsd.table.known import KnownLog, traces
 from kvsd.table.medium import LostFile, Medium
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, parse_name, table_id_in
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, parse_name, table_id_in
 from kvsd.table.settlement import begin_log
 
 T = TypeVar("T")
@@ -32,10 +32,8 @@ T = TypeVar("T")
 MAX_TABLES: Final = 10_000
 """And namespaces: the catalog is written as a whole with each change, and told as a whole in a list."""
 
-
 _READING: Final = Medium()
-"""For a look at what is there; what must last goes through the catalog's own."""
-
+"""The medium for a look at what is there; what must last goes through the catalog's own."""
 
 _ADVICE: Final = (
     "the tables are served as before, and none is created, changed or dropped: put the file back; or, to go on with "
@@ -63,23 +61,23 @@ class Catalog:
         """Raises ConfigError where the catalog is damaged or cannot be read."""
         self.root = root
         self.is_found = True
-        """Else there is no file: every folder is a table, with the server's settings."""
+        """False where there is no file: every folder is a table, with the server's settings."""
         self.is_new = False
-        """There is no folder either: a data folder is begun."""
+        """True where there is no folder either: a data folder is begun."""
         self.contents = Contents()
         self._medium = medium or Medium()
         self._now = now
         self._path = root / "catalog"
         self._dropped = root / "dropped"
         self._is_written = False
-        """Whether the medium is certain to have `contents`, but for what may be forgotten."""
+        """True while the medium is certain to have `contents`, but for what may be forgotten."""
         self._file = b""
-        """What the file has, as it was read or written last."""
+        """The bytes of the file, as it was read or written last."""
         self._stamp: tuple[int, ...] = ()
-        """That of the file when it was last seen to have this."""
+        """The stamp of the file when it was last seen to have these bytes."""
         self._root_at: tuple[int, int] | None = None
         self._dropped_at: dict[TableName, int] = {}
-        """When a table of a name was dropped last; seconds since 1970, and one more for each within one."""
+        """The time when a table of a name was dropped last: seconds since 1970, and one more for each within one."""
         try:
             self._load()
         except OSError as error:
@@ -112,11 +110,11 @@ class Catalog:
         return folder_of(self.root, name)
 
     def known(self, name: TableName) -> KnownLog | None:
-        """What must be found of the table's log; None where an older kvsd has made it, or nobody yet."""
+        """The least that must be found of the table's log; None where an older kvsd has made it, or nobody yet."""
         return self.contents.logs.get(name)
 
     def may_begin(self, name: TableName) -> bool:
-        """Whether the table's folder may still have to be made: all but default/default are made with it."""
+        """Tell whether the table's folder may still have to be made: all but default/default are made with it."""
         return name == DEFAULT_TABLE and self.known(name) is None
 
     # Start
@@ -145,7 +143,7 @@ class Catalog:
         return notices
 
     def remember(self, logs: Mapping[TableName, KnownLog]) -> None:
-        """What these tables' logs had reached when they were closed. Raises ReadOnly where the disk fails."""
+        """Note how far these tables' logs had come when they were closed. Raises ReadOnly where the disk fails."""
         logs = {**self.contents.logs, **{name: log for name, log in logs.items() if name in self.tables}}
         if logs != self.contents.logs or not self._is_written:
             self._write(replace(self.contents, logs=logs))
@@ -329,13 +327,8 @@ class Catalog:
         try:
             self._check_root()
             self.check()
-            fd = self._medium.open(new, create=True)
-            try:
-                file = contents.encode()
-                self._medium.write(fd, [file], 0)
-                self._medium.sync(fd)
-            finally:
-                self._medium.close(fd)
+            file = contents.encode()
+            self._medium.write_file(new, file)
             self._medium.rename(new, self._path)
         except OSError as error:
             raise _failed(error) from error

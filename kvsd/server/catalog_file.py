@@ -31,17 +31,17 @@ class Leaving(NamedTuple):
 
     table_id: bytes
     seconds: int
-    """When it was dropped, since 1970."""
+    """The time when it was dropped, since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that a catalog says; `default/default` is always there."""
+    """The whole of what a catalog says; `default/default` is always there."""
 
     namespaces: frozenset[str] = frozenset({DEFAULT_TABLE.namespace})
     tables: Mapping[TableName, TableSettings] = field(default_factory=lambda: {DEFAULT_TABLE: TableSettings()})
     logs: Mapping[TableName, KnownLog] = field(default_factory=dict)
-    """What is known of the tables' logs; nothing of those that an older kvsd has made."""
+    """Knowledge of the tables' logs; none of those that an older kvsd has made."""
     leaving: Mapping[TableName, Leaving] = field(default_factory=dict)
 
     def encode(self) -> bytes:

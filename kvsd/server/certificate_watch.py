@@ -9,19 +9,14 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from kvsd.errors import ConfigError
 from kvsd.server.aside import aside
 from kvsd.server.inspection import Finding, check, inspect
+from kvsd.server.reporting import Reporter
 
 _DAY: Final = timedelta(days=1)
-
-
-class Reporter(Protocol):
-    """The part of a structured logger that is used here."""
-
-    def warning(self, event: str, **fields: object) -> object: ...
 
 
 class CertificateWatch:
@@ -65,7 +60,7 @@ class CertificateWatch:
             await self.look()
 
     def pause_seconds(self) -> float:
-        """How long until the next look."""
+        """Seconds until the next look."""
         left = self._served.not_after - self._now()
         return (left if timedelta() < left < _DAY else _DAY).total_seconds()
 

@@ -134,7 +134,7 @@ def _unwritable(certificate: Path, error: OSError) -> ConfigError:
 
 
 def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether `issuer` is a CA whose key has signed `certificate`."""
+    """Tell whether `issuer` is a CA whose key has signed `certificate`."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):

@@ -1,4 +1,4 @@
-"""Whether the wall clock can be believed where what it says cannot be undone: in removing what has expired.
+"""Trust in the wall clock where what it says cannot be undone: in removing what has expired.
 
 Owns: that judgement, and the file ROOT/clock, which says when the clock was last believed. Must not know what is
 removed, nor asyncio. See docs/decisions/0011-clock.md.
@@ -13,21 +13,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
+from kvsd.server.reporting import Reporter
 from kvsd.table.log import now_us
 from kvsd.table.medium import Medium
 
 HOLD_SECONDS: Final = 3_600.0
-"""So long a clock that has jumped must be steady; and a start may follow the last sign of life."""
+"""A clock that has jumped must be steady for so long; and a start may follow the last sign of life within it."""
 _TOLERANCE_SECONDS: Final = 60.0
-"""What is corrected, or not noticed."""
+"""A difference that is a correction, or is not noticed."""
 _NAME: Final = "clock"
-
-
-class Reporter(Protocol):
-    def info(self, event: str, **fields: object) -> object: ...
-    def warning(self, event: str, **fields: object) -> object: ...
 
 
 def wall_seconds() -> float:
@@ -42,7 +38,7 @@ def steady_seconds() -> float:
 
 
 class WallClock:
-    """Of one data folder. All but `remember` belongs to one thread."""
+    """The wall clock as one data folder knows it. All but `remember` belongs to one thread."""
 
     def __init__(
         self,
@@ -64,7 +60,7 @@ class WallClock:
         self._since = steady()
         self._offset = now - self._since
         self._believed: float | None = self._offset
-        """How far the wall clock was ahead of the steady one when it was last believed; None: not yet."""
+        """Seconds by which the wall clock was ahead of the steady one when it was last believed; None: not yet."""
         seen = now if is_new else self._load()
         if seen is None or now - seen > HOLD_SECONDS:
             self._believed = None
@@ -72,7 +68,7 @@ class WallClock:
             self._doubt(f"the clock {why}", seen)
 
     def is_right(self) -> bool:
-        """Whether what has expired by this clock may be removed for good."""
+        """Tell whether what has expired by this clock may be removed for good."""
         steady = self._steady()
         offset = self._wall() - steady
         has_jumped = abs(offset - self._offset) > _TOLERANCE_SECONDS

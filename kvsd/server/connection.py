@@ -1,4 +1,4 @@
-"""What the listener sees of a conversation: that somebody speaks, has logged in, and that it ends.
+"""The listener's view of a conversation: that somebody speaks, has logged in, and that it ends.
 
 Owns: the `closed` future. Must not know what is said.
 """

@@ -12,16 +12,16 @@ import resource
 from concurrent.futures import Executor
 from typing import Final, NamedTuple
 
-from kvsd.table.committer import Reporter
+from kvsd.server.reporting import Reporter
 from kvsd.table.limits import Limit
 
 _IN_PASSING: Final = 10
-"""What is open for a moment: a new segment and its folder, both sides of a compaction and of a hint, the catalog …"""
+"""Descriptors for a moment: a new segment and its folder, both sides of a compaction and of a hint, the catalog …"""
 _OF_A_TABLE: Final = 2
-"""Its folder, and the segment that is written."""
+"""Descriptors of a table's folder, and of the segment that is written."""
 _MAX_SEGMENTS: Final = 10_000
 _TO_OPEN: Final = 4
-"""What the opening of a table takes at once, beside what its closing has given back."""
+"""Descriptors that the opening of a table takes at once, beside what its closing has given back."""
 _WATCH_SECONDS: Final = 10.0
 _WARN_SHARE: Final = 0.8
 _CALM_SHARE: Final = 0.7
@@ -29,22 +29,22 @@ _CALM_SHARE: Final = 0.7
 
 
 class TableShare(NamedTuple):
-    """What the tables may have open."""
+    """The numbers of tables and segments that may be open."""
 
     tables: int
     segments: int
-    """Beside those that are written."""
+    """Full ones, beside those that are written."""
 
 
 def share_of_tables(free: float, max_open_tables: int) -> TableShare:
-    """With `free` descriptors: half of them for tables, as far as those are wanted, and the rest for full segments."""
+    """Divide `free` descriptors: half of them for tables, as far as these are wanted, the rest for full segments."""
     free = max(free - _IN_PASSING, 0)
     tables = int(max(1, min(max_open_tables, free // (2 * _OF_A_TABLE))))
     return TableShare(tables, int(max(1, min(free - _OF_A_TABLE * tables, _MAX_SEGMENTS))))
 
 
 class DescriptorWatch:
-    """Says so, once, when four fifths of the descriptors are used."""
+    """A warning, once, when four fifths of the descriptors are used."""
 
     def __init__(self, reporter: Reporter, pool: Executor) -> None:
         self._reporter = reporter

@@ -24,8 +24,6 @@ from kvsd.table.medium import LostFile, Medium
 from kvsd.types import NAME
 
 _LOCK_NAME: Final = "lock"
-
-
 _LOCK_ADVICE: Final = "see that no other kvsd uses the folder, and restart this one"
 
 
@@ -162,7 +160,7 @@ def folders_in(root: Path) -> list[TableName]:
 
 
 def _is_folder(path: Path) -> bool:
-    """What cannot be looked at is none: whoever opens it is told why."""
+    """Tell whether there is a folder; what cannot be looked at is none, and whoever opens it is told why."""
     try:
         return path.is_dir()
     except OSError:

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from kvsd.server.names import TableName
 from kvsd.table.known import DROPPED_NAME
 from kvsd.table.medium import Medium
-from kvsd.table.segment import parse_name
+from kvsd.table.segment_header import parse_name
 from kvsd.types import NAME
 
 _FOLDER: Final = re.compile(rf"({NAME.pattern})\.({NAME.pattern})\.([0-9]{{1,12}})")
@@ -31,9 +31,9 @@ class Dropped(NamedTuple):
     name: TableName
     folder: Path
     seconds: int
-    """When, since 1970."""
+    """The time of the drop, since 1970."""
     is_marked: bool = True
-    """By a drop: else nobody has asked for its removal."""
+    """True where a drop has put its mark there: else nobody has asked for its removal."""
 
 
 def move_away(medium: Medium, folder: Path, dropped: Path, name: TableName, seconds: int) -> None:
@@ -55,17 +55,12 @@ def move_away(medium: Medium, folder: Path, dropped: Path, name: TableName, seco
 
 
 def _mark(medium: Medium, folder: Path, name: TableName) -> None:
-    fd = medium.open(folder / DROPPED_NAME, create=True)
-    try:
-        medium.write(fd, [f"table {name} was dropped\n".encode("ascii")], 0)
-        medium.sync(fd)
-    finally:
-        medium.close(fd)
+    medium.write_file(folder / DROPPED_NAME, f"table {name} was dropped\n".encode("ascii"))
     medium.sync_directory(folder)
 
 
 def list_dropped(medium: Medium, dropped: Path) -> list[Dropped]:
-    """What is in the folder `dropped`. Raises OSError where it cannot be read."""
+    """The tables whose files are in the folder `dropped`. Raises OSError where it cannot be read."""
     if not dropped.is_dir():
         return []
     return [

@@ -1,4 +1,4 @@
-"""All that a server refuses to start with, found without starting one.
+"""The reasons for which a server refuses to start, found without starting one.
 
 Owns: the list of what is looked at; each is the server's own code. Changes nothing on the disk, and does not mind a
 server that runs with the same configuration.
@@ -22,7 +22,7 @@ from kvsd.server.tls import ensure_certificates, server_context
 
 
 def check(config: Config) -> list[str]:
-    """What a start would warn of, but for what only a running server can know. Raises ConfigError as a start would."""
+    """The warnings of a start, but for what only a running server can know. Raises ConfigError as a start would."""
     check_exposure(config)
     root = config.storage.root_dir
     check_usable(root)

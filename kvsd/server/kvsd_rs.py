@@ -24,11 +24,12 @@ _CHECKED_BYTES: Final = 25
 _ACTIVE, _DELETED = 1, 2
 _MAX_ENTRY_BYTES: Final = _HEADER.size + MAX_KEY_BYTES + MAX_VALUE_BYTES
 _LENGTH_BITS: Final = 128
-"""Of a header's two lengths."""
+"""The bits of a header's two lengths."""
 _STATE_AT: Final = 24
 _NO_STATE: Final = re.compile(rb"[^\x01\x02]*")
 _MAX_CHECKED_BYTES: Final = 1 << 30
-"""Of candidates behind a tail: no file that a program wrote comes near, one that is made to cost time does."""
+"""The most that is checked of candidates behind a tail: no file that a program wrote comes near, one that is made to
+cost time does."""
 
 
 class RustFile:
@@ -125,13 +126,13 @@ class RustFile:
 
 
 def _is_intact(tail: bytes, at: int, end: int) -> bool:
-    """Whether the entry of `tail` from `at` to `end` has a checksum, and it holds."""
+    """Tell whether the entry of `tail` from `at` to `end` has a checksum, and it holds."""
     crc = int.from_bytes(tail[at + _CHECKED_BYTES : at + _HEADER.size], "big")
     return crc != 0 and crc32(tail[at + _HEADER.size : end], crc32(tail[at : at + _CHECKED_BYTES])) == crc
 
 
 def _is_one_flip_from_whole(tail: bytes) -> bool:
-    """Whether the entry at the start of `tail` is all there, and only a bit of its lengths is wrong."""
+    """Tell whether the entry at the start of `tail` is all there, and only a bit of its lengths is wrong."""
     if len(tail) < _HEADER.size:
         return False
     lengths = int.from_bytes(tail[:16], "big")
@@ -144,8 +145,8 @@ def _is_one_flip_from_whole(tail: bytes) -> bool:
 
 
 def _intact_entry(tail: bytes) -> int | None:
-    """Where an intact entry with a checksum stands behind the start of `tail`, or too many that could be one; None
-    where there is none."""
+    """The place of an intact entry with a checksum behind the start of `tail`, or of one too many that could be one;
+    None where there is none."""
     checked_bytes = 0
     at = 1
     while True:
@@ -163,6 +164,6 @@ def _intact_entry(tail: bytes) -> int | None:
 
 
 def _state_from(tail: bytes, start: int) -> int:
-    """Where the next byte stands that could be an entry's state; the end where there is none."""
+    """The place of the next byte that could be an entry's state; the end where there is none."""
     found = _NO_STATE.match(tail, start)
     return found.end() if found is not None else len(tail)

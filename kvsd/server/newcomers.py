@@ -10,16 +10,16 @@ import asyncio
 from typing import Final, TypeAlias
 
 SILENT_SECONDS: Final = 0.1
-"""After so long one that has said nothing gives way, where the limit is reached and somebody waits."""
+"""The time after which one that has said nothing gives way, where the limit is reached and somebody waits."""
 SPEAKING_SECONDS: Final = 1.0
-"""And one that has begun a handshake or sent credentials, which takes a few round trips and a password's hash."""
+"""The same for one that has begun a handshake or sent credentials: it takes some round trips and a password's hash."""
 
 Newcomer: TypeAlias = "asyncio.Task[None]"
 """The task that sees a connection through; who gives way is cancelled."""
 
 
 class Newcomers:
-    """In the order in which they came; each is added, may speak, and is discarded once, or more often."""
+    """All newcomers, in the order in which they came; each is added, may speak, and is discarded at least once."""
 
     def __init__(self, max_per_address: int) -> None:
         self._max_per_address = max_per_address
@@ -33,7 +33,7 @@ class Newcomers:
         return len(self._address)
 
     def add(self, newcomer: Newcomer, address: str, now: float) -> None:
-        """It has come. The oldest one of its address gives way where that has as many as it may."""
+        """Take in one that has come. The oldest one of its address gives way where that has as many as it may."""
         others = self._of_address.setdefault(address, {})
         others[newcomer] = None
         self._address[newcomer] = address
@@ -47,7 +47,7 @@ class Newcomers:
             self._speaking[newcomer] = came
 
     def discard(self, newcomer: Newcomer) -> None:
-        """It has logged in, or left."""
+        """Forget one that has logged in, or left."""
         address = self._address.pop(newcomer, None)
         if address is None:
             return

@@ -7,7 +7,6 @@ who has copied what.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -55,8 +54,8 @@ def write(
         store = Store(log, cache_bytes=0)
         try:
             store.recover()
-            if not store.log.is_settled:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if log.unsettled_because is not None:
+                raise log.unsettled_because
             written = group_bytes = 0
             for key, value in items:
                 store.set(key, value)
@@ -75,13 +74,13 @@ def write(
 
 
 class Restored(NamedTuple):
-    """What became of one table of a folder that was restored."""
+    """The outcome for one table of a folder that was restored."""
 
     name: TableName
     last_seq: int
     """Versions go on above it."""
     was_another: bool
-    """Its files are not those that the catalog knew."""
+    """True where its files are not those that the catalog knew."""
     error: KvsdError | None
     """Why the table stays as it is."""
 
@@ -126,8 +125,8 @@ def _restore(name: TableName, folder: Path, known: KnownLog | None, medium: Medi
     log = Log(folder, LogOptions(), medium, known)
     try:
         log.recover(_Nobody(), restored=True)
-        if not log.is_settled:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if log.unsettled_because is not None:
+            raise log.unsettled_because
         for path in log.take_unhinted():
             hint.discard(log.medium, path)  # it may be of the files that were there before
         log.finish().run()

@@ -43,9 +43,8 @@ _HINTS_SECONDS: Final = 2.0
 
 STOPPING: Final = "the server is stopping"
 
-
 _RETRY_SECONDS: Final = 1.0
-"""So long whoever asks for a table that met a limit is told so without another try."""
+"""The time for which whoever asks for a table that met a limit is told so without another try."""
 
 
 class OpenTables:
@@ -279,7 +278,7 @@ class OpenTables:
         self._moved.set()
 
     def _give_up(self, table: Slot, error: KvsdError) -> None:
-        """What is no more than busy is tried again when somebody asks for it after a moment."""
+        """Refuse what waits; a table that is merely busy is tried again when somebody asks for it after a moment."""
         self._leave(table)
         table.is_unavailable = not error.retryable
         table.refuse(lambda: error)

@@ -23,11 +23,11 @@ class Pace:
         self._done_bytes = 0
 
     def reset(self) -> None:
-        """It has ended: the next one begins with a window of its own."""
+        """Forget what has ended: the next one begins with a window of its own."""
         self._begun = None
 
     def left_seconds(self, now: float, done_bytes: int) -> float:
-        """When to look again, or 0 where it has been too slow; `done_bytes` is how far it has come in all."""
+        """Seconds until the next look, or 0 where it has been too slow; `done_bytes` is how far it has come in all."""
         if self._begun is None:
             self._begin(now, done_bytes)
         assert self._begun is not None

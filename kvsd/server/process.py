@@ -24,8 +24,7 @@ from kvsd.server.reporting import make_reporter
 from kvsd.server.server import Server
 
 DISK_GRACE_SECONDS: Final = 5.0
-"""Beyond the drain, for the last syncs of one more table. Everything acknowledged is on disk before."""
-
+"""Time beyond the drain, for the last syncs of one more table. Everything acknowledged is on disk before."""
 
 _FULL_COLLECTION_EVERY: Final = 10_000
 """Collections of the middle generation, of which each stands for thousands of new objects."""
@@ -118,7 +117,7 @@ def _heed_hangup(loop: asyncio.AbstractEventLoop, reporter: FilteringBoundLogger
 
 
 def _has_terminal() -> bool:
-    """Whether there is a terminal that the process belongs to, or writes to."""
+    """Tell whether there is a terminal that the process belongs to, or writes to."""
     with suppress(OSError):
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
         return True
@@ -134,7 +133,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _report(reporter: FilteringBoundLogger, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What the loop could not hand to anyone: a peer's broken TLS is its own affair, the rest is a fault of ours."""
+    """Log what the loop could not hand to anyone. A peer's broken TLS is its own affair, the rest our fault."""
     error = context.get("exception")
     if isinstance(error, OSError):
         reporter.debug(context["message"], error=str(error))

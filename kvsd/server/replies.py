@@ -52,9 +52,9 @@ class Replies:
         self.is_due = False
         """Something was said that no `send` has looked at."""
         self.written_bytes = 0
-        """All that was ever handed out, sent or not."""
+        """Bytes that were ever handed out, sent or not."""
         self._said_bytes = 0
-        """What waits for its turn and was said without asking a table."""
+        """Bytes that wait for their turn and were said without asking a table."""
         self._said_held_bytes = 0
         self._budget = budget
         self._on_progress = on_progress

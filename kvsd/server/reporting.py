@@ -21,7 +21,7 @@ from kvsd.config import LogFormat, LogLevel
 from kvsd.server.stderr import Stderr
 
 LINES_A_MINUTE: Final = 10
-"""Of each kind of line that strangers can cause; then they are counted."""
+"""Lines of each kind that strangers can cause; further ones are counted."""
 
 _SHOWN_CHARS: Final = 200
 
@@ -85,7 +85,7 @@ class LimitedReporter:
         self._reporter = reporter
         self._loop = asyncio.get_running_loop()
         self._counts: Counter[tuple[str, object]] = Counter()
-        """How many lines of each kind there were since the minute began."""
+        """The number of lines of each kind since the minute began."""
         self._is_counting = False
 
     def debug(self, event: str, **fields: object) -> None:
@@ -127,6 +127,6 @@ class LimitedReporter:
 
 
 def shown(text: str) -> str:
-    """What a peer has sent, or a text that may quote it: on one line, and not longer than a line is."""
+    """Show what a peer has sent, or a text that may quote it: on one line, and not longer than a line is."""
     cut = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)

@@ -24,7 +24,7 @@ from structlog.typing import FilteringBoundLogger
 
 from kvsd.config import Config
 from kvsd.errors import ConfigError
-from kvsd.protocol.decoder import Limits
+from kvsd.protocol.limits import Limits
 from kvsd.server.administration import Administration
 from kvsd.server.aside import aside
 from kvsd.server.authentication import Authenticator, insecure_users
@@ -237,8 +237,8 @@ class Server:
 
     @property
     def _spare_descriptors(self) -> int:
-        """What the tables may need beside the connections: two for each (its folder, and the segment that is written),
-        and one for each further segment."""
+        """Descriptors that the tables may need beside the connections: two for each (its folder, and the segment that
+        is written), and one for each further segment."""
         return 2 * self.config.storage.max_open_tables + _SPARE_DESCRIPTORS
 
     def _divide(self, descriptors: float) -> tuple[int, TableShare]:

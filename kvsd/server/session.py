@@ -25,8 +25,10 @@ from kvsd.errors import (
 )
 from kvsd.protocol import engine, messages
 from kvsd.protocol.administration import AdministrationRequest
-from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
+from kvsd.protocol.decoder import Decoder
 from kvsd.protocol.frames import Time
+from kvsd.protocol.limits import BEFORE_AUTHENTICATION, Limits
+from kvsd.protocol.message_reader import Refused
 from kvsd.protocol.messages import VERSIONS, Message, encode, encode_success
 from kvsd.server.administration import Administration
 from kvsd.server.authentication import Authenticator, Principal
@@ -46,7 +48,7 @@ from kvsd.types import Address
 READ_BUFFER_BYTES: Final = 256 << 10
 
 _FEATURES: Final = frozenset((VERSIONS,))
-"""What a Hello can ask for."""
+"""The features that a Hello can ask for."""
 
 _TURN_FRAMES: Final = 1_000
 """After so much work, or MAX_OPERATIONS of the common messages, others have their turn: 1 to 2 ms."""
@@ -108,7 +110,7 @@ class Session(Connection):
         self._input_pace = Pace(min(services.idle_timeout_seconds or math.inf, services.write_timeout_seconds))
         self._output_pace = Pace(services.write_timeout_seconds)
         self._timer = Timer()
-        """What it waits for changes, and is one thing at a time."""
+        """The timer of the one wait that is bounded at a time."""
         self._reading_paused = False
         self._read_full = False
         """The last read has filled the buffer. uvloop would read 32 times before others have their turn."""

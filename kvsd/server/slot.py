@@ -53,7 +53,7 @@ class Slot:
         self.name = name
         self.settings = settings
         self.known: KnownLog | None = None
-        """What must be found of its log when it is opened."""
+        """The least that must be found of its log when it is opened."""
         self.mailbox = TableMailbox()
         self.mailbox.on_put = self.knock
         self.actor: TableActor | None = None

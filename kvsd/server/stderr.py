@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 HELD_BYTES: Final = 1 << 20
-"""So much waits at most for a reader that is slow or has stopped; what comes then is lost, and counted."""
+"""The text that waits at most for a reader that is slow or has stopped; what comes then is lost, and counted."""
 
 DRAIN_SECONDS: Final = 1.0
-"""What is left at the end of the process gets so long."""
+"""The time for what is left at the end of the process."""
 
 
 class Stderr(io.TextIOBase):

@@ -43,7 +43,7 @@ P = ParamSpec("P")
 _LOAD_THREADS: Final = 4
 _PURGE_SECONDS: Final = 3_600.0
 _DOUBT_SECONDS: Final = 10.0
-"""Between two looks whether the clock can be believed by now."""
+"""The time between two looks whether the clock can be believed by now."""
 _DESCRIPTION_BYTES: Final = 64 << 10
 
 
@@ -110,7 +110,7 @@ class Tables:
         self._loop = asyncio.get_running_loop()
         self._tables: dict[TableName, Slot] = {}
         self._names: list[TableName] = []
-        """Of them, in order: 10,000 take 10 ms to sort."""
+        """The names of all, in order: 10,000 take 10 ms to sort."""
         self._dropped: WeakValueDictionary[TableName, Slot] = WeakValueDictionary()
         """Those that sessions still have in use: a new table of the name is what they find there."""
         self._loads = Threads(_LOAD_THREADS, "kvsd-load")
@@ -146,7 +146,7 @@ class Tables:
 
     @property
     def still_open(self) -> int:
-        """How many tables are open, or on the way to it."""
+        """The number of tables that are open, or on the way to it."""
         return len(self._open_tables)
 
     @property
@@ -173,7 +173,7 @@ class Tables:
             await self._open_tables.open(table)
 
     async def note_new(self) -> None:
-        """In a new data folder, once default/default is open: what is missing later is missing."""
+        """Note that a new data folder has default/default, once that is open: what is missing later is missing."""
         if self._catalog.is_new:
             async with self._changing:
                 await self._remember()
@@ -197,7 +197,7 @@ class Tables:
             pool.shutdown()
 
     async def _remember(self) -> None:
-        """Not with each table that closes: all of them would be written each time."""
+        """Have the catalog know how far all logs reach; not with each table that closes, since all are written."""
         logs = {name: table.known for name, table in self._tables.items() if table.known is not None}
         try:
             await self._loop.run_in_executor(self._administration, self._catalog.remember, logs)

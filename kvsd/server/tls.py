@@ -27,7 +27,7 @@ _ONLY_GROUP: Final = "prime256v1"
 asked once more, which costs a round trip."""
 
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""Of TLS 1.2: with forward secrecy, over curves, and without CBC. The three of TLS 1.3 are as OpenSSL has them."""
+"""The ciphers of TLS 1.2: with forward secrecy, over curves, without CBC. Those of TLS 1.3 are as OpenSSL has them."""
 _SIGNATURES: Final = (
     "ed25519:ed448:ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512:RSA-PSS+SHA256:RSA-PSS+SHA384:RSA-PSS+SHA512:"
     "RSA+SHA256:RSA+SHA384:RSA+SHA512"

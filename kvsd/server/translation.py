@@ -14,7 +14,7 @@ from typing import Final, TypeAlias, assert_never
 from kvsd.errors import Conflict, InvalidKey, InvalidValue, KvsdError, UnexpectedMessage
 from kvsd.protocol import engine
 from kvsd.protocol.administration import Report
-from kvsd.protocol.decoder import Limits
+from kvsd.protocol.limits import Limits
 from kvsd.protocol.messages import Fail, encode, encode_success
 from kvsd.table import request, updates
 from kvsd.table.request import CompactionProgress, Found, Operation, Page, Result, Status

@@ -81,10 +81,10 @@ class Watch:
         for actor, look in looks:
             actor.expect_look(look, job)
         # The worker goes on if this is cancelled, and the tables must wait for it.
-        self._root_is(await asyncio.shield(job))
+        self._judge_root(await asyncio.shield(job))
 
     def _run_all(self, looks: list[Look]) -> LostFile | None:
-        """On the worker. What the file system does not answer says nothing about the files."""
+        """Look on the worker. What the file system does not answer says nothing about the files."""
         try:
             self._check_root()
         except LostFile as error:
@@ -113,8 +113,8 @@ class Watch:
         else:
             self._is_catalog_lost = False
 
-    def _root_is(self, lost: LostFile | None) -> None:
-        """All tables are concerned, with one line in the log."""
+    def _judge_root(self, lost: LostFile | None) -> None:
+        """Tell all tables whether the root is `lost`, with one line in the log."""
         if lost is not None and self._tables.lost is None:
             self._reporter.critical(
                 "the data folder is gone from under the server; all tables are read-only",

@@ -59,7 +59,7 @@ class TableActor:
         """None ends the task, once all before it is answered."""
         self.unavailable: TableUnavailable | None = None
         self.lost: LostFile | None = None
-        """What the last look at its files has missed."""
+        """The file that the last look has missed."""
         self._store = store
         self._is_clock_right = is_clock_right
         self._reporter = reporter
@@ -81,7 +81,7 @@ class TableActor:
         """Those that wait for cold reads, or to be executed anew."""
         self._stopping = False
         self.closed_at: KnownLog | None = None
-        """How far the log reaches, once it has been closed in order."""
+        """The log's reach, once it has been closed in order."""
 
     @property
     def state(self) -> State:

@@ -52,7 +52,7 @@ class Listener(Protocol):
 
 
 class Committer:
-    """Of one Store. A failed sync is never tried again; what met a limit is, once there is room."""
+    """The commits of one Store. A failed sync is never tried again; what met a limit is, once there is room."""
 
     def __init__(
         self, name: str, store: Store, workers: Workers, reporter: Reporter, listener: Listener, *, interval_ms: int
@@ -205,7 +205,7 @@ class Committer:
             self._reporter.critical("a limit is reached", table=self._name, limit=limit.title, error=why)
 
     def turn_read_only(self, error: OSError, *, is_told: bool = False) -> None:
-        """What the medium holds is unknown: nothing more is appended until recovery has looked.
+        """Append nothing more until recovery has looked: what the medium holds is unknown.
 
         With `is_told` the log has a line about it already.
         """

@@ -20,7 +20,8 @@ from kvsd.table.compaction_output import Output
 from kvsd.table.entry import TOMBSTONES
 from kvsd.table.medium import LostFile
 from kvsd.table.retention import Retention
-from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment, new_mark
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import MAX_GENERATION, OVERHEAD_BYTES, new_mark
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.store import Store
 from kvsd.types import Key
@@ -148,7 +149,7 @@ class Compaction:
         return OVERHEAD_BYTES + max(0, entries - dead)
 
     def _find_own_inputs(self) -> None:
-        """What somebody else has removed, or put in an input's place, is left alone: a start knows it as superseded."""
+        """Find the inputs to remove. One that is gone, or replaced, is left alone: a start knows it as superseded."""
         for segment in self.run:
             with contextlib.suppress(LostFile):
                 segment.check(0)

@@ -16,7 +16,8 @@ from kvsd.table import hint
 from kvsd.table.compaction_input import Slice
 from kvsd.table.entry import DIGEST_MASK, HEADER_BYTES, encode_header, encode_seal
 from kvsd.table.medium import Medium
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, seal
+from kvsd.table.segment import Segment, seal
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, TEMPORARY, SegmentHeader
 from kvsd.table.segment_reader import SegmentReader
 
 _SYNC_BYTES: Final = 8 << 20

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import MAX_GENERATION, OVERHEAD_BYTES
 
 _MAX_RUN: Final = 16
 """Segments in one run: what is remembered of its dropped tombstones has a bound."""

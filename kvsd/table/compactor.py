@@ -25,7 +25,7 @@ _FEW_TOMBSTONES: Final = 10_000
 _IDLE_SECONDS: Final = 5.0
 """After so long without a write, what would wait for the next full segment is looked at as well."""
 _IDLE_BYTES: Final = 64 << 10
-"""So much there must be to gain then."""
+"""The least that there must be to gain then."""
 _TOMBSTONE_BYTES: Final = HEADER_BYTES + 16
 
 
@@ -39,7 +39,9 @@ class CompactionOptions:
     """The share of a segment that must be dead."""
 
 
-class Timer(Protocol):
+class Cancellable(Protocol):
+    """A call that is still to come."""
+
     def cancel(self) -> None: ...
 
 
@@ -61,7 +63,7 @@ class Host(Protocol):
         """Have the segment sealed that is appended to; `sealed` is called then. False where that gains nothing, or
         cannot be done now."""
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer: ...
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Cancellable: ...
     def time(self) -> float: ...
     def log_failed(self, error: OSError) -> None:
         """A sync of the log's active segment has failed."""
@@ -105,21 +107,21 @@ class Compactor:
         self._tombstones_kept = 0
         """How many the last such plan has left: it is worth it again when there are twice as many."""
         self._error = ""
-        self._timer: Timer | None = None
+        self._timer: Cancellable | None = None
         self._due = 0.0
         """When the throttle lets the next step go."""
         self._seen_bytes = 0
         self._retry_at = 0.0
         self._refused: dict[int, float] = {}
         """Segments that could not be read, and when they are tried again; damage is not."""
-        self._retry_timer: Timer | None = None
-        self._look_timer: Timer | None = None
+        self._retry_timer: Cancellable | None = None
+        self._look_timer: Cancellable | None = None
         self._seen_seq = 0
         """The log's last number at the last look: nothing was written since if it is the same."""
         self._is_idle = False
-        """Nothing is written, and the next plan is to leave next to nothing that is not wanted."""
+        """True while nothing is written: the next plan is to leave next to nothing that is not wanted."""
         self._tombstones_before = 0
-        """How many there were when the plan was made, and …"""
+        """The number when the plan was made, and …"""
         self._tombstones_dropped = 0
         """… how many of them it has dropped."""
         self._figures_are_old = False

@@ -110,7 +110,7 @@ def encode_header(
 
 
 def synced_to_of(header: bytes) -> int:
-    """What the header says of how far the segment was synced."""
+    """The place up to which, as the header says, the segment was synced."""
     return int.from_bytes(header[_SYNCED_TO_AT : _SYNCED_TO_AT + _U32.size])
 
 

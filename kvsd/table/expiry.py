@@ -36,7 +36,7 @@ class Expiries:
         self.due: dict[Key, None]
         """Keys that `advance` has found to be due, in that order: invisible, and not yet swept."""
         self._order: KeyOrder
-        """Of the keys that are not in `due`, each behind its time."""
+        """The keys that are not in `due`, each behind its time."""
         self.load({})
 
     def set(self, key: Key, expires_us: int) -> None:
@@ -82,11 +82,11 @@ class Expiries:
         return keys
 
     def is_ahead(self, now_us: int) -> bool:
-        """Whether there is something to `retreat`: the last that became due is not due at this time."""
+        """Tell whether there is something to `retreat`: the last that became due is not due at this time."""
         return bool(self.due) and self.times[next(reversed(self.due))] > now_us
 
     def behind(self, now_us: int) -> int:
-        """How many keys are due that `advance` has not found yet."""
+        """The number of due keys that `advance` has not found yet."""
         return self._order.count(b"", _end(now_us))
 
     def free(self, at_once: int) -> Iterator[None]:

@@ -22,8 +22,9 @@ from kvsd.table import index
 from kvsd.table.entry import HEADER_BYTES, TOMBSTONES, Kind, Record
 from kvsd.table.index import Block, Location
 from kvsd.table.medium import Medium
-from kvsd.table.segment import OLD_SUFFIX, OVERHEAD_BYTES, TEMPORARY, Segment, SegmentHeader
-from kvsd.table.segment import SUFFIX as SEGMENT_SUFFIX
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import OLD_SUFFIX, OVERHEAD_BYTES, TEMPORARY, SegmentHeader
+from kvsd.table.segment_header import SUFFIX as SEGMENT_SUFFIX
 from kvsd.table.segment_reader import Seal, SegmentReader
 from kvsd.table.work import ROOM_BYTES
 from kvsd.types import Key
@@ -79,16 +80,16 @@ def _has_segment(name: str, names: set[str]) -> bool:
 
 
 class HintHeader(NamedTuple):
-    """What a hint says of its segment. It was written after the SEAL was synced, so it proves what was there."""
+    """The words of a hint about its segment, written after the SEAL was synced: they prove what was there."""
 
     identity: list[object]
     seal: Seal
     size_bytes: int
-    """Of the whole hint."""
+    """The checksum of the whole hint."""
 
     @classmethod
     def decode(cls, data: bytes) -> HintHeader:
-        """Raises ValueError where the bytes are no intact header."""
+        """Raises ValueError where the bytes are not an intact header."""
         if len(data) < HINT_HEADER_BYTES or _CHECKSUM.unpack_from(data, _LAYOUT.size)[0] != crc32(data[: _LAYOUT.size]):
             raise ValueError("no intact header")
         *identity, sealed_at, count, last_seq, digest, size_bytes = _LAYOUT.unpack_from(data)
@@ -96,7 +97,7 @@ class HintHeader(NamedTuple):
 
     @classmethod
     def read(cls, medium: Medium, path: Path) -> HintHeader | None:
-        """That of the hint at `path`; None where there is none that is intact, or none that can be read."""
+        """The words of the hint at `path`; None where there is none that is intact, or none that can be read."""
         try:
             fd = medium.open(path)
             try:
@@ -107,11 +108,11 @@ class HintHeader(NamedTuple):
             return None
 
     def is_of(self, header: SegmentHeader) -> bool:
-        """Whether this is the hint of that very segment."""
+        """Tell whether this is the hint of that very segment."""
         return self.identity == _identity(header)
 
     def is_of_table(self, header: SegmentHeader) -> bool:
-        """Whether this is the hint of a segment of the same table, in the format of today."""
+        """Tell whether this is the hint of a segment of the same table, in the format of today."""
         return self.identity[:5] == _identity(header)[:5]
 
 

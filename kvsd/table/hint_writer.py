@@ -45,9 +45,9 @@ class HintWriter:
         self._stopping = threading.Event()
         self._jobs: set[Future[None]] = set()
         self.last_until = math.inf
-        """When `add_last` gives up, on the monotonic clock: many tables that stop at once are not quick together."""
+        """The moment on the monotonic clock when `add_last` gives up: many tables that stop at once take long."""
         self._later: deque[Path] = deque()
-        """Those that met a limit: with the next ones there may be room, or a descriptor."""
+        """Segments whose hint met a limit: with the next ones there may be room, or a descriptor."""
 
     def add(self, segments: Iterable[Path]) -> None:
         """These are sealed now."""

@@ -1,4 +1,4 @@
-"""What is known of a log without reading its segments.
+"""Knowledge of a log without reading its segments.
 
 Owns: what a catalog remembers of a log, and the names that only a log leaves in a folder. Must not know where that is
 remembered, nor judge what is in the files.
@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from kvsd.table import hint
-from kvsd.table.segment import parse_name
+from kvsd.table.segment_header import parse_name
 from kvsd.table.work import RESERVE_NAME
 
 DROPPED_NAME: Final = "dropped"
 """The file that marks the folder of a table that was dropped; in that of a table it means nothing, and is removed."""
 
 TORN: Final = ".torn-"
-"""In the name of a segment as an interrupted append has left it, before its number."""
+"""The mark in the name of a segment as an interrupted append has left it, before its number."""
 
 
 class KnownLog(NamedTuple):
@@ -29,7 +29,7 @@ class KnownLog(NamedTuple):
 
 
 def traces(names: Iterable[str]) -> list[str]:
-    """Which of a folder's files show that there is a log, or was one."""
+    """The files of a folder that show that there is a log, or was one."""
     return [
         name
         for name in sorted(names)

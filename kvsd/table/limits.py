@@ -1,4 +1,4 @@
-"""What can run out for a while: limits of the system that have nothing to do with damage.
+"""Limits of the system that are reached for a while, and have nothing to do with damage.
 
 Owns: which errors are such limits, what each is called, and what helps. Must not know what was tried, nor what becomes
 of it: whoever meets a limit gives up the one attempt, and tries again later.
@@ -30,12 +30,12 @@ class Limit(Enum):
 
     @property
     def is_of_disk(self) -> bool:
-        """Whether deleting keys may help."""
+        """True where deleting keys may help."""
         return self in (Limit.ROOM, Limit.QUOTA)
 
     @property
     def is_of_descriptors(self) -> bool:
-        """Whether what is open already can be used all the same."""
+        """True where what is open already can be used all the same."""
         return self in (Limit.DESCRIPTORS, Limit.DESCRIPTORS_OF_ALL)
 
     def __str__(self) -> str:

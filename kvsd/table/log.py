@@ -30,7 +30,8 @@ from kvsd.table.look import Expected, Look
 from kvsd.table.medium import LostFile, Medium
 from kvsd.table.open_segments import OpenSegments
 from kvsd.table.progress import RecoveryProgress
-from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, Stored
+from kvsd.table.segment import FIRST_FILL_BYTES, Segment, Stored
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, SegmentHeader
 from kvsd.table.settlement import Settlement
 from kvsd.table.work import Append, Fill, Reserve, Resume, Run, Sync
 from kvsd.types import Fsync, Key, Value
@@ -60,7 +61,7 @@ class _Tail:
     header: SegmentHeader
     crc_seed: int
     position: Position
-    """That of offset 0."""
+    """The position of offset 0."""
     end: int = SEGMENT_HEADER_BYTES
     synced_to: int = SEGMENT_HEADER_BYTES
     count: int = 0
@@ -183,12 +184,12 @@ class Log:
 
     @property
     def active_bytes(self) -> int:
-        """Of its entries; the zeros behind them are not counted."""
+        """The size of its entries; the zeros behind them are not counted."""
         return self._committed.end
 
     @property
     def known(self) -> KnownLog:
-        """What is certain to be found from now on: all that is sealed, or not yet begun."""
+        """The least that is certain to be found from now on: all that is sealed, or not yet begun."""
         return KnownLog(self._active.header.table_id, self._active.header.base_seq)
 
     @property
@@ -523,7 +524,7 @@ class Log:
         return Look(self.medium, self.directory, expected)
 
     def lost(self, look: Look) -> LostFile | None:
-        """What `look` has missed, and this log has not taken away itself in the meantime."""
+        """The file that `look` has missed, and this log has not taken away itself in the meantime."""
         look.done()
         if look.lost_folder is not None:
             return look.lost_folder

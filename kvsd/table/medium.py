@@ -13,7 +13,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -102,7 +101,7 @@ class Medium:
         return os.fstat(fd).st_size
 
     def exists(self, path: Path) -> bool:
-        """Whether there is a file or folder of this name, be it a link that leads nowhere."""
+        """Tell whether there is a file or folder of this name, be it a link that leads nowhere."""
         try:
             with self._at(path) as (at, folder):
                 os.stat(at, dir_fd=folder, follow_symlinks=False)
@@ -112,14 +111,10 @@ class Medium:
 
     def check_file(self, path: Path, fd: int, least_bytes: int) -> None:
         """Raises LostFile where `path` does not lead to the open file `fd` any more, or the file is shorter."""
-        held = os.fstat(fd)
-        at, folder = self._way(path)
-        _check_same(path, held, lambda: os.stat(at, dir_fd=folder))
-        if held.st_size < least_bytes:
-            raise LostFile(path, f"was cut: it has {held.st_size} bytes, and had {least_bytes}")
+        self.check_identity(path, self.identity(fd), least_bytes)
 
     def stamp(self, path: Path) -> tuple[int, ...]:
-        """What changes when a file is replaced or written to; may change for less. Raises LostFile where it is gone."""
+        """Numbers that change when a file is replaced or written to, at least. Raises LostFile where it is gone."""
         with self._at(path) as (at, folder):
             try:
                 found = os.stat(at, dir_fd=folder)
@@ -128,25 +123,18 @@ class Medium:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def identity(self, fd: int) -> tuple[int, int]:
-        """What tells the open file `fd` from all others that exist at the same time."""
-        status = os.fstat(fd)
-        return status.st_dev, status.st_ino
+        """The numbers that tell the open file or folder `fd` from all others that exist at the same time."""
+        return _identity(os.fstat(fd))
 
     def check_identity(self, path: Path, identity: tuple[int, int], least_bytes: int) -> None:
-        """As `check_file`, of a file that is not open."""
-        try:
-            with self._at(path) as (at, folder):
-                found = os.stat(at, dir_fd=folder)
-        except OSError as error:
-            raise _lost(path, error) from error
-        if (found.st_dev, found.st_ino) != identity:
-            raise LostFile(path, "was replaced by another")
-        if found.st_size < least_bytes:
-            raise LostFile(path, f"was cut: it has {found.st_size} bytes, and had {least_bytes}")
+        """The same for a file that is not open."""
+        with self._at(path) as (at, folder):
+            found = _look_for(path, identity, lambda: os.stat(at, dir_fd=folder))
+        check_length(path, found.st_size, least_bytes)
 
     def check_folder(self, folder: Path) -> None:
         """Raises LostFile where the path of the held `folder` leads elsewhere, by the way that everybody else goes."""
-        _check_same(folder, os.fstat(self._held[folder]), folder.stat)
+        _look_for(folder, self.identity(self._held[folder]), folder.stat)
 
     def write(self, fd: int, buffers: Sequence[bytes], offset: int) -> None:
         """All of `buffers`, one behind the other, from `offset` on; short writes are continued."""
@@ -159,6 +147,15 @@ class Medium:
                     written -= len(rest.pop(0))
                 if rest and written:
                     rest[0] = memoryview(rest[0])[written:]
+
+    def write_file(self, path: Path, data: bytes) -> None:
+        """A small file that holds `data` alone; its name is durable once the directory is synced."""
+        fd = self.open(path, create=True)
+        try:
+            self.write(fd, [data], 0)
+            self.sync(fd)
+        finally:
+            self.close(fd)
 
     def sync(self, fd: int) -> None:
         """The file's data, and the metadata needed to read it, are on the medium when this returns."""
@@ -231,11 +228,6 @@ class Medium:
         with self._at(path) as (at, folder):
             os.unlink(at, dir_fd=folder)
 
-    def remove_tree(self, path: Path) -> None:
-        """A folder with all that is in it, as far as it can be removed."""
-        with self._at(path) as (at, folder):
-            shutil.rmtree(at, ignore_errors=True, dir_fd=folder)
-
     def create_directory(self, path: Path) -> None:
         with self._at(path) as (at, folder):
             os.mkdir(at, 0o700, dir_fd=folder)
@@ -277,7 +269,7 @@ class Medium:
         return status.f_bavail * status.f_frsize
 
     def has_no_inodes(self, path: Path) -> bool:
-        """Whether this file system has a number of files, and no further one for us; some have no such limit."""
+        """Tell whether this file system has a number of files, and no further one for us; some have no such limit."""
         status = os.statvfs(self._held.get(path, path))
         return status.f_files > 0 and status.f_favail == 0
 
@@ -302,15 +294,27 @@ class Medium:
                 os.close(fd)
 
 
+def check_length(path: Path, size_bytes: int, least_bytes: int) -> None:
+    """Raises LostFile where the file at `path` is shorter than it was."""
+    if size_bytes < least_bytes:
+        raise LostFile(path, f"was cut: it has {size_bytes} bytes, and had {least_bytes}")
+
+
 def _lost(path: Path, error: OSError) -> OSError:
-    """What a name that leads nowhere says of its file; else `error` itself, which says nothing of it."""
+    """The news of a file whose name leads nowhere; else `error` itself, which says nothing of it."""
     return LostFile(path, "was removed or moved away") if error.errno in _NOT_THERE else error
 
 
-def _check_same(path: Path, held: os.stat_result, look: Callable[[], os.stat_result]) -> None:
+def _look_for(path: Path, identity: tuple[int, int], look: Callable[[], os.stat_result]) -> os.stat_result:
+    """The status that `look` finds at `path`; raises LostFile where it is not that of `identity`."""
     try:
         found = look()
     except OSError as error:
         raise _lost(path, error) from error
-    if not os.path.samestat(held, found):
+    if _identity(found) != identity:
         raise LostFile(path, "was replaced by another")
+    return found
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""Which full segments have a descriptor: as many as there may be, those that were read lately.
+"""The full segments that have a descriptor: as many as there may be, those that were read lately.
 
 Owns: that number, for all tables together, and the choice of those that are closed. Must not know what is in a
 segment, nor how it is opened again: whoever needs one does that, on its worker.
@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Final, Protocol
 
 _SPARE: Final = 8
-"""So many more may be open for a moment, until those who have opened them are done."""
+"""The number of further ones that may be open for a moment, until those who have opened them are done."""
 
 
 class Parkable(Protocol):
@@ -28,14 +28,14 @@ class Parkable(Protocol):
     @property
     def is_open(self) -> bool: ...
     def take(self, fd: int) -> None:
-        """It has this descriptor from now on."""
+        """Have this descriptor from now on."""
 
     def park(self) -> None:
         """Close its descriptor."""
 
 
 class OpenSegments:
-    """Of all tables of a server."""
+    """The open ones of all tables of a server."""
 
     def __init__(self, limit: int = 128) -> None:
         self.limit = limit
@@ -64,12 +64,12 @@ class OpenSegments:
             return True
 
     def forget(self, segment: Parkable) -> None:
-        """It is closed for good."""
+        """Forget one that is closed for good."""
         with self._lock:
             self._open.pop(segment, None)
 
     def trim(self) -> None:
-        """On the loop: close what is too much, those first that were not read for a while."""
+        """Close what is too much, on the loop, those first that were not read for a while."""
         if len(self._open) <= self.limit:
             return
         with self._lock:

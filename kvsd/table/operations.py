@@ -382,6 +382,6 @@ _ITEM_BYTES: Final = 100
 
 
 def deleted_anyway(error: CorruptLog | Busy) -> CorruptLog | TableUnavailable:
-    """What is answered where the key was deleted, and its old value could not be read."""
+    """The answer where the key was deleted, and its old value could not be read."""
     text = f"{error}. The key was deleted"
     return CorruptLog(text, error.path, error.offset) if isinstance(error, CorruptLog) else TableUnavailable(text)

@@ -1,4 +1,4 @@
-"""How far a recovery has come, for whoever waits for it, and the end of one that nobody waits for any more.
+"""Progress of a recovery, for whoever waits for it, and the end of one that nobody waits for any more.
 
 Owns: two figures and a flag. Must not know what is recovered.
 """

@@ -20,7 +20,8 @@ from kvsd.table.index import Block, position_of
 from kvsd.table.known import KnownLog, traces
 from kvsd.table.medium import Medium
 from kvsd.table.progress import RecoveryProgress
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment, parse_name
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, parse_name
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.settlement import Settlement
 

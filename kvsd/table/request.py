@@ -206,7 +206,7 @@ MAX_PAGE_KEYS: Final = 1_000
 
 
 def work_of(operation: Operation) -> int:
-    """What the operation costs at least, in simple ones: a batch as much as all of its steps."""
+    """The least that the operation costs, in simple ones: a batch as much as all of its steps."""
     return len(operation.steps) if isinstance(operation, Batch) else 1
 
 
@@ -263,7 +263,7 @@ class Request:
         self.results: list[Result] = []
         self.reply_bytes = 0
         self.extra_work = 0
-        """What the results have cost beyond one simple operation each: the steps of batches, the keys of pages."""
+        """The work of the results beyond one simple operation each: the steps of batches, the keys of pages."""
         self.group = 0
         """The newest group of writes that a result depends on; 0 none."""
         self.reads: list[tuple[int, Read, Callable[[Stored], None]]] = []

@@ -24,7 +24,8 @@ from kvsd.table.entry import (
     Record,
     header_is_intact,
 )
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES
 
 _WINDOW_BYTES: Final = 256 << 10
 """4 MiB are no faster, and come on top of the index at its worst: 10 bytes for each of a million keys."""

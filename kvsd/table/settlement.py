@@ -17,7 +17,8 @@ from kvsd.table.known import DROPPED_NAME, TORN
 from kvsd.table.limits import limit_of
 from kvsd.table.medium import Medium
 from kvsd.table.progress import RecoveryProgress
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, TEMPORARY, Segment, SegmentHeader, parse_name, seal
+from kvsd.table.segment import Segment, seal
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, TEMPORARY, SegmentHeader, parse_name
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.work import RESERVE_NAME
 
@@ -105,8 +106,8 @@ class Settlement:
                     raise
 
     def _remove_leftovers(self) -> None:
-        """What interrupted creations left; the mark of a drop that was taken back; and the reserve, whose room a full
-        disk needs now."""
+        """Remove what interrupted creations left, the mark of a drop that was taken back, and the reserve, whose room a
+        full disk needs now."""
         names = self.medium.names(self.directory)
         leftovers = [
             name

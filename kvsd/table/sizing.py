@@ -13,7 +13,7 @@ from kvsd.table import hint
 from kvsd.table.compaction_output import MARGIN_BYTES
 from kvsd.table.entry import HEADER_BYTES
 from kvsd.table.index import pack
-from kvsd.table.segment import OVERHEAD_BYTES, SEGMENT_HEADER_BYTES
+from kvsd.table.segment_header import OVERHEAD_BYTES, SEGMENT_HEADER_BYTES
 from kvsd.table.work import RESERVE_BYTES
 
 _ALLOCATION: Final = 16

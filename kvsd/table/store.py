@@ -96,7 +96,7 @@ class Store:
 
     @property
     def is_group_full(self) -> bool:
-        """Whether the next write should wait until the current group has been taken."""
+        """True where the next write should wait until the current group has been taken."""
         return len(self._writes) >= _GROUP_WRITES
 
     def seal(self) -> bool:
@@ -160,7 +160,7 @@ class Store:
         return self._expiries.times.get(key, 0) if pending is None else pending.expires_us
 
     def has_expired(self, key: Key) -> bool:
-        """Whether its time has come, and the log does not say so yet; as all decided writes leave it."""
+        """Tell whether its time has come, and the log does not say so yet; as all decided writes leave it."""
         return self._expiries.ever and self._is_past(self.expires_us(key))
 
     def _is_past(self, expires_us: int) -> bool:
@@ -188,7 +188,7 @@ class Store:
 
     @property
     def _is_behind(self) -> bool:
-        """Whether more keys are due than leave the order at once, or some have left whose time has not come."""
+        """Tell whether more keys are due than leave the order at once, or some have left whose time has not come."""
         if not self._expiries.ever:
             return False
         now_us = self.log.options.now_us()

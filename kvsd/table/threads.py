@@ -20,7 +20,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 LIMIT: Final = "threads (ulimit -u, pids.max)"
-"""What runs out where no further thread can be started."""
+"""The limit that is met where no further thread can be started."""
 
 
 def none_allowed() -> ConfigError:
@@ -33,7 +33,7 @@ class Threads(Executor):
 
     def __init__(self, count: int, name: str) -> None:
         self.lacking = 0
-        """How many could not be started."""
+        """The number of those that could not be started."""
         self._name = name
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
@@ -47,7 +47,7 @@ class Threads(Executor):
         return len(self._threads)
 
     def grow(self, count: int) -> None:
-        """From now on there are `count` threads, or as many as the system allows."""
+        """Have `count` threads from now on, or as many as the system allows."""
         for number in range(len(self._threads), count):
             # As a daemon: whoever forgets `shutdown` must still be able to end the process.
             thread = threading.Thread(target=_work, args=(self._jobs,), name=f"{self._name}-{number}", daemon=True)

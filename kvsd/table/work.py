@@ -14,7 +14,8 @@ from typing import Final
 
 from kvsd.table.limits import limit_of, telling_apart
 from kvsd.table.medium import LostFile, Medium
-from kvsd.table.segment import TEMPORARY, Segment, SegmentHeader, seal
+from kvsd.table.segment import Segment, seal
+from kvsd.table.segment_header import TEMPORARY, SegmentHeader
 
 RESERVE_NAME: Final = "reserve"
 RESERVE_BYTES: Final = 16 << 10
@@ -151,7 +152,7 @@ class Resume:
         self.syncing = False
         """As for an Append."""
         self.is_cut = False
-        """What was not committed is gone for good: no start will find any of it."""
+        """True once what was not committed is gone for good: no start will find any of it."""
         self.created: Segment | None = None
         self._later = list(later)
 
@@ -218,12 +219,7 @@ class Reserve:
         """
         if self.medium.free_bytes(self.directory) < ROOM_BYTES:
             raise OSError(errno.ENOSPC, "not enough room for a reserve", str(self.directory))
-        fd = self.medium.open(self.directory / RESERVE_NAME, create=True)
-        try:
-            self.medium.write(fd, [bytes(RESERVE_BYTES)], 0)
-            self.medium.sync(fd)
-        finally:
-            self.medium.close(fd)
+        self.medium.write_file(self.directory / RESERVE_NAME, bytes(RESERVE_BYTES))
 
 
 def _remove(medium: Medium, path: Path) -> None:

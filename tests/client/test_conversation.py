@@ -10,7 +10,7 @@ from kvsd.client.calls import Call
 from kvsd.client.conversation import Conversation, Outcome
 from kvsd.client.settings import ConnectSettings
 from kvsd.errors import AuthenticationError, Busy, ConnectionLost, InvalidValue, KvsdError, ProtocolError
-from kvsd.protocol.decoder import Limits
+from kvsd.protocol.limits import Limits
 from kvsd.protocol.messages import Fail, Success, encode
 
 from .fake import LOGIN, VECTORS, WELCOME

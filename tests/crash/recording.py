@@ -27,7 +27,8 @@ from kvsd.table.budget import Budget
 from kvsd.table.compactor import CompactionOptions
 from kvsd.table.log import Log, LogOptions
 from kvsd.table.request import Batch, Check, Delete, Get, Operation, Origin, Request, Result, Set, Update
-from kvsd.table.segment import TEMPORARY, Stored
+from kvsd.table.segment import Stored
+from kvsd.table.segment_header import TEMPORARY
 from kvsd.table.store import Store
 from kvsd.table.workers import Pools
 from kvsd.types import Fsync

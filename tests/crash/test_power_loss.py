@@ -11,7 +11,7 @@ import pytest
 
 from kvsd.table import hint, updates
 from kvsd.table.request import ABSENT, Batch, Check, Delete, Get, Operation, Set, Update
-from kvsd.table.segment import parse_name
+from kvsd.table.segment_header import parse_name
 from kvsd.types import Fsync
 from tests.crash.recording import Recording, cut_everywhere
 from tests.table.medium import Call, FaultyMedium

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvsd.errors import ProtocolError
-from kvsd.protocol.decoder import Decoder, Limits
+from kvsd.protocol.decoder import Decoder
+from kvsd.protocol.limits import Limits
 from kvsd.protocol.messages import Message, encode
 
 _LIMITS = Limits()

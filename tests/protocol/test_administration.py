@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kvsd.errors import ProtocolError
 from kvsd.protocol import administration as a
-from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Limits
+from kvsd.protocol.limits import BEFORE_AUTHENTICATION, Limits
 from kvsd.protocol.messages import ADMINISTRATION_TYPES, Unknown, encode
 from tests.protocol.both_ways import check, check_in_pieces, outcome
 

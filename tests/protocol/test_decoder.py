@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from kvsd.errors import Busy, InvalidKey, InvalidValue, ProtocolError
 from kvsd.protocol import engine
 from kvsd.protocol.buffer import Buffer
-from kvsd.protocol.decoder import BEFORE_AUTHENTICATION, Decoder, Limits, Refused
+from kvsd.protocol.decoder import Decoder
 from kvsd.protocol.frames import Time
+from kvsd.protocol.limits import BEFORE_AUTHENTICATION, Limits
+from kvsd.protocol.message_reader import Refused
 from kvsd.protocol.messages import (
     Authenticate,
     Delete,

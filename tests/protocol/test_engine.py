@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from kvsd.errors import InvalidKey, InvalidValue, ProtocolError
 from kvsd.protocol import engine
-from kvsd.protocol.decoder import Limits, Refused
+from kvsd.protocol.limits import Limits
+from kvsd.protocol.message_reader import Refused
 from kvsd.protocol.messages import encode
 from kvsd.types import MAX_BATCH_STEPS
 from tests.protocol.both_ways import check, check_in_pieces, outcome

@@ -18,7 +18,7 @@ from kvsd.server.directory import folder_of, folders_in
 from kvsd.server.names import DEFAULT_TABLE, TableName
 from kvsd.server.table_settings import TableSettings
 from kvsd.table.medium import Medium
-from kvsd.table.segment import table_id_in
+from kvsd.table.segment_header import table_id_in
 from kvsd.types import Fsync
 from tests.table.medium import COUNTED, FaultyMedium
 

@@ -7,7 +7,8 @@ import pytest
 from kvsd.errors import Busy, Conflict, InvalidKey, InvalidValue, KvsdError, UnexpectedMessage
 from kvsd.protocol import engine
 from kvsd.protocol.administration import Report
-from kvsd.protocol.decoder import Decoder, Limits
+from kvsd.protocol.decoder import Decoder
+from kvsd.protocol.limits import Limits
 from kvsd.protocol.messages import Fail, Success
 from kvsd.server.translation import MAX_TTL_MS, TableRequest, encode_result, operation_of, value_bytes_of
 from kvsd.table import request

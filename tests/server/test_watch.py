@@ -22,7 +22,7 @@ from kvsd.server import Server
 from kvsd.server.directory import DataDirectory
 from kvsd.server.names import DEFAULT_TABLE
 from kvsd.table.medium import LostFile
-from kvsd.table.segment import parse_name
+from kvsd.table.segment_header import parse_name
 from kvsd.table.work import RESERVE_NAME
 from tests.conftest import Start
 from tests.table.driver import files, segments

@@ -17,7 +17,7 @@ from kvsd.table.log import Log, LogOptions, Read
 from kvsd.table.medium import Medium
 from kvsd.table.operations import NeedsCommit, NeedsOrder, NeedsValue, Operations
 from kvsd.table.request import Compact, CompactionProgress, Operation, Origin, Request, Result, Status
-from kvsd.table.segment import parse_name
+from kvsd.table.segment_header import parse_name
 from kvsd.table.store import Store
 from kvsd.types import Fsync
 from tests.table.medium import PowerCut

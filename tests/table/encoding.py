@@ -9,7 +9,7 @@ from pathlib import Path
 from zlib import crc32
 
 from kvsd.table.entry import DIGEST_MASK, Kind, encode_header, encode_seal
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, SegmentHeader
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, SegmentHeader
 from tests.table.driver import START_US
 
 HEADER = SegmentHeader(

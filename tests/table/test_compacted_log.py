@@ -22,7 +22,8 @@ from kvsd.table.entry import HEADER, HEADER_BYTES, Header, Kind
 from kvsd.table.index import Index
 from kvsd.table.medium import Medium
 from kvsd.table.request import Batch, Delete, Fetch, Set
-from kvsd.table.segment import TEMPORARY, Segment, parse_name
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import TEMPORARY, parse_name
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.table.work import RESERVE_NAME
 from tests.table.driver import Clock, Table, segments

@@ -13,7 +13,7 @@ import pytest
 from kvsd.errors import CorruptLog
 from kvsd.table.entry import Kind
 from kvsd.table.log import Read
-from kvsd.table.segment import parse_name
+from kvsd.table.segment_header import parse_name
 from kvsd.table.segment_reader import SegmentReader
 from kvsd.types import Fsync
 from tests.table.driver import Table, files, segments

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 
 from kvsd.table.compaction_plan import Candidate, plan
-from kvsd.table.segment import MAX_GENERATION, OVERHEAD_BYTES, Segment
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import MAX_GENERATION, OVERHEAD_BYTES
 
 SEGMENT_BYTES = 10_000
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from kvsd.table import hint
 from kvsd.table.entry import HEADER, HEADER_BYTES, SEAL_VALUE, Header, Kind, header_is_intact
 from kvsd.table.medium import Medium
-from kvsd.table.segment import OLD_SUFFIX, SEGMENT_HEADER_BYTES, SUFFIX, SegmentHeader, parse_name
+from kvsd.table.segment_header import OLD_SUFFIX, SEGMENT_HEADER_BYTES, SUFFIX, SegmentHeader, parse_name
 from tests.table import golden
 from tests.table.driver import START_US, Table, files, segments
 from tests.table.medium import FaultyMedium

@@ -15,7 +15,7 @@ from kvsd.errors import CorruptLog
 from kvsd.table import hint
 from kvsd.table.hint_writer import QUICK_BYTES, HintWriter
 from kvsd.table.request import Set
-from kvsd.table.segment import SUFFIX
+from kvsd.table.segment_header import SUFFIX
 from tests.table.driver import Table, segments
 from tests.table.encoding import HEADER, Written
 from tests.table.medium import Call, FaultyMedium

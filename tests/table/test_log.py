@@ -9,7 +9,8 @@ import pytest
 
 from kvsd.table.entry import HEADER, HEADER_BYTES, Header, Kind
 from kvsd.table.log import MAX_FILL_BYTES
-from kvsd.table.segment import FIRST_FILL_BYTES, SEGMENT_HEADER_BYTES, Segment
+from kvsd.table.segment import FIRST_FILL_BYTES, Segment
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES
 from kvsd.types import Fsync
 from tests.table.driver import START_US, Table, segments
 from tests.table.medium import Call, FaultyMedium

@@ -13,7 +13,7 @@ from kvsd.table import hint
 from kvsd.table.entry import SEAL_BYTES, SEQ_GAP
 from kvsd.table.known import KnownLog, traces
 from kvsd.table.log import Log, LogOptions
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, SUFFIX
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, SUFFIX
 from kvsd.table.settlement import begin_log
 from kvsd.table.work import RESERVE_NAME
 from kvsd.types import Fsync

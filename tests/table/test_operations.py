@@ -275,7 +275,7 @@ async def test_a_batch_never_spans_segments(medium: FaultyMedium) -> None:
 def recovered_alone(path: Path) -> dict[bytes, bytes]:
     """The batches of one segment, each whole."""
     from kvsd.table.entry import HEADER, HEADER_BYTES, Header
-    from kvsd.table.segment import SEGMENT_HEADER_BYTES
+    from kvsd.table.segment_header import SEGMENT_HEADER_BYTES
 
     data, at, found, open_steps = path.read_bytes(), SEGMENT_HEADER_BYTES, dict[bytes, bytes](), 0
     while at + HEADER_BYTES <= len(data) and any(data[at : at + 4]):

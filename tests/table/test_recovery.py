@@ -12,7 +12,7 @@ import pytest
 from kvsd.errors import CorruptLog, UnsupportedFormat
 from kvsd.table.entry import HEADER_BYTES, MAX_FORMAT_VALUE_BYTES, Kind
 from kvsd.table.progress import RecoveryAbandoned, RecoveryProgress
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, parse_name
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES, parse_name
 from kvsd.table.work import RESERVE_NAME
 from kvsd.types import Fsync
 from tests.table.driver import START_US, Table, files, segments, ticking

@@ -11,7 +11,8 @@ from zlib import crc32
 import pytest
 
 from kvsd.errors import CorruptLog, UnsupportedFormat
-from kvsd.table.segment import MAGIC, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, new_mark, parse_name
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import MAGIC, SEGMENT_HEADER_BYTES, SegmentHeader, new_mark, parse_name
 from tests.table.driver import files
 from tests.table.encoding import HEADER, Written
 from tests.table.medium import Call, FaultyMedium

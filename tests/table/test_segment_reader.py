@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kvsd.table.entry import Record
-from kvsd.table.segment import SEGMENT_HEADER_BYTES, Segment
+from kvsd.table.segment import Segment
+from kvsd.table.segment_header import SEGMENT_HEADER_BYTES
 from kvsd.table.segment_reader import SegmentReader
 from tests.table.driver import START_US
 from tests.table.encoding import Written
