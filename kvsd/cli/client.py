@@ -15,7 +15,6 @@ from typer.main import get_command
 from kvsd.cli import prompt
 from kvsd.cli.app import ConfigOption, JsonOption, new_command, options_of
 from kvsd.cli.failures import OutputFailed, UsageError
-from kvsd.cli.names import parted
 from kvsd.cli.output import Output
 from kvsd.cli.settings import load_settings
 from kvsd.config import Config
@@ -74,7 +73,6 @@ class ClientOptions:
         """
         from kvsd.client.settings import INSECURE_WARNING
 
-        namespace, table = self._place()
         config = load_settings(
             self.config,
             self.output,
@@ -87,22 +85,19 @@ class ClientOptions:
                 "client.insecure": ("--insecure", self.insecure or None),
                 "client.disable_tls": ("--disable-tls", self.disable_tls or None),
                 "client.timeout": ("--timeout", self.timeout),
-                "client.namespace": ("--namespace" if self.namespace else "--table", namespace),
-                "client.table": ("--table", table),
+                "client.namespace": ("--namespace", self.namespace),
+                "client.table": ("--table", self.table),
             },
         )
         if config.client.insecure and not config.client.disable_tls:
             self.output.warning(INSECURE_WARNING)
-        return _settings(config)
-
-    def _place(self) -> tuple[str | None, str | None]:
-        """The namespace and the table that the options name."""
-        if self.table is None or "/" not in self.table:
-            return self.namespace, self.table
-        namespace, table = parted(self.table)
-        if self.namespace not in {None, namespace}:
-            raise UsageError("--namespace and --table name different namespaces; give the one in --table only")
-        return namespace, table
+        settings = _settings(config)
+        if self.namespace not in {None, settings.namespace}:
+            raise UsageError(
+                f"--namespace {self.namespace} is not that of the table {config.client.table}, which comes from "
+                f"{config.origins['client.table']}; give --table NAMESPACE/TABLE only"
+            )
+        return settings
 
     def _password(self) -> tuple[str, str | None]:
         """The flag that says the password, and the password."""
@@ -154,11 +149,12 @@ def changing_command(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _settings(config: Config) -> "ConnectSettings":
-    from kvsd.client.settings import ConnectSettings
+    from kvsd.client.settings import ConnectSettings, place_of
 
     client = config.client
     if client.username is None or client.password is None:
         raise AuthenticationError(_nobody(config))
+    namespace, table = place_of(client.namespace, client.table)
     return ConnectSettings(
         username=client.username,
         password=client.password,
@@ -168,8 +164,8 @@ def _settings(config: Config) -> "ConnectSettings":
         insecure=client.insecure,
         disable_tls=client.disable_tls,
         timeout_seconds=client.timeout,
-        namespace=client.namespace,
-        table=client.table,
+        namespace=namespace,
+        table=table,
     )
 
 

@@ -11,6 +11,7 @@ from kvsd.cli.client import ClientOptions, changing_command
 from kvsd.cli.durations import VersionOption
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import Json, as_text, for_json, on_terminal
+from kvsd.client.numbers import ANY_VERSION
 
 if TYPE_CHECKING:
     from kvsd.client.sync import Client
@@ -51,8 +52,9 @@ def delete(
             raise UsageError("--if-version is about one key; delete the others by commands of their own")
         _delete_all(options, unwanted, quiet=quiet)
         return
+    version = ANY_VERSION if if_version is None else if_version
     with options.connect() as client:
-        old_value = client.delete(unwanted[0], if_version=if_version)
+        old_value = client.delete(unwanted[0], if_version=version)
     if options.json:
         options.output.document(_document(unwanted[0], old_value, quiet=quiet))
     elif quiet or old_value is None:

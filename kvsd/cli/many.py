@@ -16,6 +16,7 @@ from kvsd.cli.output import as_text, for_json
 from kvsd.cli.streams import stdin_lines
 from kvsd.cli.values import LiteralOption, ValueCommand, value_of
 from kvsd.client.batch import Batch
+from kvsd.client.numbers import ANY_VERSION, Unconditional
 from kvsd.errors import KvsdError
 from kvsd.types import MAX_BATCH_BYTES, MAX_BATCH_STEPS
 
@@ -150,17 +151,14 @@ def _add(together: Batch, step: dict[str, object]) -> None:
         case "set":
             value, ttl = _bytes(words.pop("value")), words.pop("ttl", None)
             seconds = None if ttl is None else duration(str(ttl))
-            version, absent = _version(words.pop("if_version", None)), words.pop("if_absent", False)
+            version, absent = _condition(words), words.pop("if_absent", False)
             if not isinstance(absent, bool):
                 raise TypeError("if_absent is true or false")
             together.set(key, value, ttl=seconds, if_version=version, if_absent=absent)
         case "delete":
-            together.delete(key, if_version=_version(words.pop("if_version", None)))
+            together.delete(key, if_version=_condition(words))
         case "check":
-            version = _version(words.pop("version"))
-            if version is None:
-                raise TypeError("version must be a number")
-            together.check(key, version)
+            together.check(key, _version(words.pop("version")))
         case _:
             raise ValueError("op must be set, delete or check")
     if words:
@@ -180,7 +178,12 @@ def _bytes(given: object) -> bytes:
             raise TypeError('keys and values are text or {"base64": ...}')
 
 
-def _version(given: object) -> int | None:
-    if given is None or (isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= LARGEST_VERSION):
+def _condition(words: dict[str, object]) -> int | Unconditional:
+    # Only a missing one is none: a null is a version that somebody's program did not find.
+    return _version(words.pop("if_version")) if "if_version" in words else ANY_VERSION
+
+
+def _version(given: object) -> int:
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= LARGEST_VERSION:
         return given
     raise TypeError(f"a version is a whole number from 0 to {LARGEST_VERSION}")

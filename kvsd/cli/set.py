@@ -11,6 +11,7 @@ from kvsd.cli.durations import TtlOption, VersionOption, duration
 from kvsd.cli.failures import UsageError
 from kvsd.cli.output import for_json
 from kvsd.cli.values import LiteralOption, ValueArgument, ValueCommand, value_of
+from kvsd.client.numbers import ANY_VERSION
 
 app = new_command()
 
@@ -46,6 +47,7 @@ def set_(
         raise UsageError("--if-version and --if-absent exclude each other; give one of them")
     seconds = None if ttl is None else duration(ttl)
     content = value_of(value, options.output, literal=literal)
+    version = ANY_VERSION if if_version is None else if_version
     with options.connect() as client:
-        client.set(os.fsencode(key), content, ttl=seconds, if_version=if_version, if_absent=if_absent)
+        client.set(os.fsencode(key), content, ttl=seconds, if_version=version, if_absent=if_absent)
     options.output.done({"key": for_json(os.fsencode(key))})

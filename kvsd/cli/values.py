@@ -3,7 +3,6 @@
 Owns: these arguments, and reading what they name. Knows no command.
 """
 
-import itertools
 import os
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -63,7 +62,10 @@ def _sorted(args: list[str], takes_argument: dict[str, bool]) -> list[str]:
         elif name in takes_argument:
             options.append(word)
             if takes_argument[name] and not equals:
-                options += itertools.islice(rest, 1)
+                argument = next(rest, None)
+                if argument is None:
+                    return options  # which typer refuses, and would take the -- below for the argument
+                options.append(argument)
         elif word.startswith("-") and word != "-" and not is_value_due:
             options.append(word)  # a misspelt option, which typer refuses
         else:

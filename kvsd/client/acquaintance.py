@@ -18,17 +18,19 @@ PLAIN_SECONDS: Final = 60.0
 """The time for which a server counts as plain: another program may be started in its place."""
 
 CLOSES_IN_ANSWER: Final = 2
-"""After so many in a row it is the server's answer to Hello; one may be a restart."""
+"""After so many in a row, each on a connection begun after the one before, it is the server's answer to Hello; one may
+be a restart, which ends all connections that there are."""
 
 
 class Acquaintance:
     """Nothing is known at first."""
 
-    __slots__ = ("_closes", "_plain_until", "_settings")
+    __slots__ = ("_closed_at", "_closes", "_plain_until", "_settings")
 
     def __init__(self, settings: ConnectSettings) -> None:
         self._settings = settings
         self._closes = 0
+        self._closed_at = 0.0
         self._plain_until = 0.0
 
     @property
@@ -50,8 +52,11 @@ class Acquaintance:
         """Hello, with UNEXPECTED_MESSAGE."""
         self._plain_until = monotonic() + PLAIN_SECONDS
 
-    def closed(self) -> None:
-        """The connection in answer to Hello, without a word, as the Rust program does."""
+    def closed(self, begun_at: float) -> None:
+        """The connection that was begun then, in answer to Hello, without a word, as the Rust program does."""
+        if begun_at < self._closed_at:
+            return
+        self._closed_at = monotonic()
         self._closes += 1
         if self._closes >= CLOSES_IN_ANSWER:
             self._closes = 0

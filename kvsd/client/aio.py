@@ -23,7 +23,7 @@ from kvsd.client.retries import Retries
 from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve
 from kvsd.client.tls import client_context
 from kvsd.client.turns import Turns
-from kvsd.errors import ConnectionRefused, KvsdError, Timeout
+from kvsd.errors import KvsdError, Timeout
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -217,7 +217,7 @@ class Client(Table):
                 except KvsdError as error:
                     sent, failure = False, error
                     pause_seconds = retries.pause_after(error, connected=connection is not None)
-                    is_refused = isinstance(error, ConnectionRefused)
+                    is_refused = failures.may_come_back(error)
                     until = started + self._settings.wait_seconds if is_refused else deadline.at
                     if pause_seconds is None or loop.time() + pause_seconds >= until:
                         raise

@@ -13,6 +13,7 @@ from typing import TypeVar
 from kvsd.client import calls, numbers
 from kvsd.client.batch import Batch
 from kvsd.client.calls import HERE, Call, Place
+from kvsd.client.numbers import ANY_VERSION, Unconditional
 from kvsd.client.ranges import Range, range_of
 from kvsd.types import Duration, Entry, Key, KeyLike, Value, ValueLike
 
@@ -43,21 +44,31 @@ class Table:
         value: ValueLike,
         *,
         ttl: Duration | None = None,
-        if_version: int | None = None,
+        if_version: int | Unconditional = ANY_VERSION,
         if_absent: bool = False,
+        versioned: bool = False,
     ) -> int | None:
         """Store `value` under `key`. Under the server's default settings it is on disk when this returns.
 
         With `ttl`, seconds or a timedelta, the key is gone after so long; without, an earlier expiry is taken away.
 
-        With `ttl`, `if_version` or `if_absent` the result is the version that was made, to go on from. A set without
-        them is the message that every server knows, whose answer has no room for it: None. So it is from a server that
-        is too old to tell.
+        With `versioned`, and with `ttl`, `if_version` or `if_absent`, the result is the version that was made, to go
+        on from: `set(key, value, if_version=version)`. Otherwise it is None, since a set without them is the message
+        that every server knows, which takes half of the processor time and whose answer has no room for a version.
+        None is also what a server says that is too old to tell. As an `if_version`, None is a TypeError.
         """
-        call = calls.set_(key, value, ttl=ttl, if_version=if_version, if_absent=if_absent, place=self._place)
+        call = calls.set_(
+            key,
+            value,
+            ttl=ttl,
+            if_version=if_version,
+            if_absent=if_absent,
+            versioned=versioned,
+            place=self._place,
+        )
         return await self.run(call)
 
-    async def delete(self, key: KeyLike, *, if_version: int | None = None) -> bytes | None:
+    async def delete(self, key: KeyLike, *, if_version: int | Unconditional = ANY_VERSION) -> bytes | None:
         """Remove `key`; the value that it had, None where it was absent."""
         return await self.run(calls.delete(key, if_version=if_version, place=self._place))
 

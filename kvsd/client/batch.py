@@ -6,6 +6,7 @@ Owns: its steps. Knows nothing of connections: the shell that made it sends it.
 from __future__ import annotations
 
 from kvsd.client import numbers
+from kvsd.client.numbers import ANY_VERSION, Unconditional
 from kvsd.protocol import engine
 from kvsd.types import Duration, KeyLike, ValueLike, to_bytes
 
@@ -25,7 +26,7 @@ class Batch:
         value: ValueLike,
         *,
         ttl: Duration | None = None,
-        if_version: int | None = None,
+        if_version: int | Unconditional = ANY_VERSION,
         if_absent: bool = False,
     ) -> None:
         """Store `value` under `key`."""
@@ -40,7 +41,7 @@ class Batch:
             )
         )
 
-    def delete(self, key: KeyLike, *, if_version: int | None = None) -> None:
+    def delete(self, key: KeyLike, *, if_version: int | Unconditional = ANY_VERSION) -> None:
         """Remove `key`; an absent one is no failure."""
         self.steps.append(engine.Remove(None, None, to_bytes(key), numbers.condition(if_version)))
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from kvsd.client import numbers
+from kvsd.client.numbers import ANY_VERSION, Unconditional
 from kvsd.client.ranges import Range
 from kvsd.errors import InvalidValue, ProtocolError
 from kvsd.protocol import engine
@@ -111,11 +112,12 @@ def set_(
     value: ValueLike,
     *,
     ttl: Duration | None = None,
-    if_version: int | None = None,
+    if_version: int | Unconditional = ANY_VERSION,
     if_absent: bool = False,
+    versioned: bool = False,
     place: Place = HERE,
 ) -> Call[int | None]:
-    """Answered with the new version where a `ttl` or a condition is given, else with None.
+    """Answered with the new version where a `ttl`, a condition or `versioned` is given, else with None.
 
     Raises InvalidValue where the wire has no room for the value's size.
     """
@@ -124,14 +126,15 @@ def set_(
         raise InvalidValue(f"the value has {len(stored)} bytes, more than a message can carry; store it in parts")
     ttl_ms = None if ttl is None else numbers.milliseconds(ttl)
     version = numbers.condition(if_version, if_absent=if_absent)
-    if place == HERE and ttl_ms is None and version is None:
+    versioned = versioned or ttl_ms is not None or version is not None
+    if place == HERE and not versioned:
         plain = fits_string(name)
         return Call(Set(name, stored), read_nothing, early=plain and _is_small(stored), engine=not plain)
-    read = _read_done if ttl_ms is None and version is None else _read_version
+    read = _read_version if versioned else _read_done
     return Call(engine.Store(*place, name, stored, ttl_ms, version), read, engine=True)
 
 
-def delete(key: KeyLike, *, if_version: int | None = None, place: Place = HERE) -> Call[bytes | None]:
+def delete(key: KeyLike, *, if_version: int | Unconditional = ANY_VERSION, place: Place = HERE) -> Call[bytes | None]:
     """Answered with the value that was removed, or None where the key was absent."""
     name, version = to_bytes(key), numbers.condition(if_version)
     if place == HERE and version is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
 from kvsd.client import calls, failures
@@ -80,6 +80,7 @@ class Conversation:
 
     __slots__ = (
         "_authenticated",
+        "_begun_at",
         "_decoder",
         "_greets",
         "_heard",
@@ -93,6 +94,7 @@ class Conversation:
     def __init__(self, settings: ConnectSettings, server: Acquaintance) -> None:
         self._settings = settings
         self._server = server
+        self._begun_at = monotonic()
         self._decoder = Decoder(REPLY_LIMITS)
         # Any: calls of all kinds of result wait in one queue. `send` pairs each with a waiter of its own kind.
         self._waiting: deque[tuple[Call[Any], Waiter[Any], float]] = deque()
@@ -132,7 +134,7 @@ class Conversation:
                 self._server.refused()
                 return self._server.beyond(call)
             case ConnectionLost() if greets and self._authenticated:
-                self._server.closed()
+                self._server.closed(self._begun_at)
                 return self._server.beyond(call) if self._server.is_plain else failures.unsent(error)
             case ConnectionLost() | Timeout():
                 return failures.unsent(error)

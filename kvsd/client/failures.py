@@ -41,6 +41,19 @@ _WHERE_TO_LOOK = (
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
 
 
+def may_come_back(error: KvsdError) -> bool:
+    """Whether `error` is what a server's restart looks like while a connection is opened.
+
+    One that stops ends what it has not accepted yet, which a TLS client finds cut off in the handshake.
+    """
+    return isinstance(error, ConnectionRefused) or (
+        isinstance(error, CannotConnect)
+        and isinstance(
+            error.__cause__, ssl.SSLEOFError | ConnectionResetError | ConnectionAbortedError | BrokenPipeError
+        )
+    )
+
+
 def cannot_open(settings: ConnectSettings, error: OSError | ValueError, names: Sequence[str] = ()) -> CannotConnect:
     """For an error of resolving the host, connecting, or the TLS handshake; `names` are those of the certificate."""
     match error:

@@ -8,12 +8,28 @@ version is another version.
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import Enum
 from typing import Final
 
 from kvsd.errors import InvalidValue
 from kvsd.types import MAX_TTL_SECONDS, Duration
 
 LARGEST: Final = 2**63 - 1
+
+
+class Unconditional(Enum):
+    """The `if_version` of a call without one.
+
+    Not None: that is what a set returns which told no version, and a condition made of it must not go lost.
+    """
+
+    ANY_VERSION = "any version"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+ANY_VERSION: Final = Unconditional.ANY_VERSION
 
 
 def whole(name: str, number: int, *, least: int = 0) -> int:
@@ -37,9 +53,15 @@ def limit(number: int | None) -> int | None:
     return None if number is None else whole("limit", number)
 
 
-def condition(if_version: int | None, *, if_absent: bool = False) -> int | None:
+def condition(if_version: int | Unconditional, *, if_absent: bool = False) -> int | None:
     """The version that a key must have, 0 none; None: any. Raises ValueError where both are given."""
-    version = None if if_version is None else whole("if_version", if_version)
+    # mypy knows that it is not None; a caller without it may not.
+    if if_version is None:
+        raise TypeError(
+            "if_version is None, which is not a version: it takes 0 for a key that is absent, and is left out for no "
+            "condition; a set tells the version that it made with versioned=True"
+        )
+    version = None if if_version is ANY_VERSION else whole("if_version", if_version)
     if not if_absent:
         return version
     if version is not None:

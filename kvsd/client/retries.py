@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from kvsd.errors import ConnectionLost, ConnectionRefused, KvsdError
+from kvsd.client.failures import may_come_back
+from kvsd.errors import ConnectionLost, KvsdError
 
 MAX_LOSSES = 2
 FIRST_PAUSE_SECONDS = 0.05
@@ -20,8 +21,8 @@ class Retries:
 
     A refusal that is `retryable` (the server is busy or loading, nothing was applied) is tried again for as long as
     there is time. A lost connection is worth two more tries where nothing of the call was sent or the call is
-    idempotent. While nobody listens, it is worth trying for as long as the settings say; a connection that cannot be
-    opened for another reason is reported at once.
+    idempotent. While nobody listens, or a handshake is cut off, it is worth trying for as long as the settings say; a
+    connection that cannot be opened for another reason is reported at once.
     """
 
     __slots__ = ("_idempotent", "_losses", "_pause_seconds")
@@ -40,7 +41,7 @@ class Retries:
             self._losses += 1
             if not connected or self._losses > MAX_LOSSES or (error.may_be_applied and not self._idempotent):
                 return None
-        elif not (error.retryable or isinstance(error, ConnectionRefused)):
+        elif not (error.retryable or may_come_back(error)):
             return None
         pause_seconds = self._pause_seconds
         self._pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)

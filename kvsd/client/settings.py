@@ -139,6 +139,10 @@ def resolve(
             f"no {'user name' if username is None else 'password'} was given; pass username= and password=, "
             "put them into the URL, or set KVSD_USERNAME and KVSD_PASSWORD"
         )
+    in_use = choose("namespace", namespace, given.namespace)
+    within, name = place_of(in_use, choose("table", table, given.table))
+    if namespace is not None and within != namespace:
+        raise ConfigError(f"namespace {namespace!r} is not that of the table {within}/{name}; give one of them")
     settings = ConnectSettings(
         username=username,
         password=password,
@@ -150,13 +154,19 @@ def resolve(
         timeout_seconds=choose("timeout", timeout, given.timeout),
         connect_timeout_seconds=DEFAULT_CONNECT_TIMEOUT_SECONDS if connect_timeout is None else connect_timeout,
         wait_seconds=next((seconds for seconds in (wait, given.wait) if seconds is not None), 0.0),
-        namespace=choose("namespace", namespace, given.namespace),
-        table=choose("table", table, given.table),
+        namespace=within,
+        table=name,
     )
     if of_services:
         found = services.find({name: environ[name] for name in of_services})
         warnings.warn(services.warning(found), RuntimeWarning, stacklevel=3)
     return settings
+
+
+def place_of(namespace: str, table: str) -> tuple[str, str]:
+    """The namespace and the name of `table`, which may be NAMESPACE/TABLE and is then in that one."""
+    within, slash, name = table.rpartition("/")
+    return (within, name) if slash else (namespace, table)
 
 
 def shown(value: object) -> str:

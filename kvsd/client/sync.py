@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from kvsd.client import calls
+from kvsd.client import calls, failures
 from kvsd.client.acquaintance import Acquaintance
 from kvsd.client.calls import Call, Place
 from kvsd.client.conversation import Outcome
@@ -25,7 +25,7 @@ from kvsd.client.settings import INSECURE_WARNING, ConnectSettings, resolve, sho
 from kvsd.client.sync_connection import Connection
 from kvsd.client.sync_table import Table
 from kvsd.client.tls import client_context
-from kvsd.errors import ConfigError, ConnectionRefused, KvsdError
+from kvsd.errors import ConfigError, KvsdError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -188,7 +188,7 @@ class Client(Table):
             except KvsdError as error:
                 failure = error
                 pause_seconds = retries.pause_after(error, connected=True)
-                is_refused = isinstance(error, ConnectionRefused)
+                is_refused = failures.may_come_back(error)
                 limit = started + self._settings.wait_seconds if is_refused else deadline
                 if pause_seconds is None or monotonic() + pause_seconds >= limit:
                     raise

@@ -258,7 +258,9 @@ class ClientSettings:
         environment=("KVSD_TIMEOUT",),
     )
     namespace: str = _setting("default", values.table_name, "Namespace of the table.", environment=("KVSD_NAMESPACE",))
-    table: str = _setting("default", values.table_name, "Table that keys are in.", environment=("KVSD_TABLE",))
+    table: str = _setting(
+        "default", values.table_path, "Table that keys are in, or NAMESPACE/TABLE.", environment=("KVSD_TABLE",)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -157,3 +157,13 @@ def table_name(text: str) -> str:
     if not NAME.fullmatch(text):
         raise ValueError("must be 1 to 64 of a-z, 0-9, _ and -, and begin with a letter or a digit")
     return text
+
+
+def table_path(text: str) -> str:
+    """A parser of TABLE and NAMESPACE/TABLE."""
+    namespace, slash, table = text.rpartition("/")
+    if not NAME.fullmatch(table) or (slash and not NAME.fullmatch(namespace)):
+        raise ValueError(
+            "must be TABLE or NAMESPACE/TABLE, each 1 to 64 of a-z, 0-9, _ and -, beginning with a letter or a digit"
+        )
+    return text

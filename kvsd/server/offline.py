@@ -88,12 +88,20 @@ class Restored(NamedTuple):
 def restored(root: Path) -> Iterator[Restored]:
     """Leave a gap in the numbers of every table under `root`, and take its log as it is; how that went, one by one.
 
-    Raises ConfigError where the directory is in use or is not one, or its catalog is damaged; ReadOnly where the
-    catalog cannot be written.
+    Raises ConfigError where the directory is in use or is not a data folder, or its catalog is damaged; ReadOnly where
+    the catalog cannot be written.
     """
     if not os.path.isdir(root):  # noqa: PTH112 - Path.is_dir raises for a name that is too long
         raise ConfigError(f"there is no data folder {root}; name the one that was restored")
+    nothing = ConfigError(
+        f"{root} is not a data folder: it has no catalog and no tables; name the one that was restored"
+    )
+    is_empty = not any(os.path.lexists(root / part) for part in ("catalog", "namespaces"))
+    if is_empty and not os.path.lexists(root / "lock"):
+        raise nothing  # before a lock is left in somebody's folder
     with DataDirectory(root.absolute()) as directory:
+        if is_empty:
+            raise nothing
         catalog = Catalog(directory.root, directory.medium)
         catalog.settle()
         logs: dict[TableName, KnownLog] = {}

@@ -149,6 +149,23 @@ def test_a_table_may_be_named_with_its_namespace(cli: Cli, server: Running) -> N
         assert cli("get", "placed", *refused).status == 2
 
 
+@pytest.mark.parametrize("variable", ["KVSD_TABLE", "KVSD_CLIENT_TABLE"])
+def test_a_table_may_be_named_with_its_namespace_in_the_environment(
+    cli: Cli, server: Running, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    namespace = variable.lower()
+    assert cli("namespace", "create", namespace).status == 0
+    assert cli("table", "create", f"{namespace}/stock").status == 0
+    monkeypatch.setenv(variable, f"{namespace}/stock")
+    assert cli("set", "elsewhere", "7").status == 0
+    assert cli("get", "elsewhere", "--namespace", namespace).out == b"7"
+    assert cli("get", "elsewhere", "--table", "default").status == 3
+    refused = cli("get", "elsewhere", "--namespace", "default")
+    assert (refused.status, variable in refused.err) == (2, True)
+    monkeypatch.setenv(variable, "a/b/c")
+    assert "TABLE or NAMESPACE/TABLE" in cli("get", "elsewhere").err
+
+
 @pytest.mark.parametrize(
     ("variable", "words"),
     [

@@ -105,6 +105,8 @@ def test_a_batch_of_steps_is_all_or_nothing(cli: Cli) -> None:
         '{"op": "set", "key": 5, "value": ""}',
         '{"op": "set", "key": "a", "value": {"base64": "!"}}',
         '{"op": "set", "key": "a", "value": "", "if_version": true}',
+        '{"op": "set", "key": "a", "value": "", "if_version": null}',
+        '{"op": "delete", "key": "a", "if_version": null}',
         '{"op": "set", "key": "a", "value": "", "when": 1}',
         '{"op": "set", "key": "a", "value": "", "if_absent": "true"}',
         '{"op": "set", "key": "a", "value": "", "ttl": "soon"}',

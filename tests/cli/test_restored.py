@@ -160,6 +160,20 @@ def test_a_folder_that_is_in_use_or_is_none_is_refused(cli: Cli, tmp_path: Path)
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("found", [[], ["notes.txt"], ["lock"], ["default/default.log"]])
+def test_a_folder_without_tables_is_not_made_a_data_folder(cli: Cli, tmp_path: Path, found: list[str]) -> None:
+    root = tmp_path / "empty"
+    root.mkdir()
+    for name in found:
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    before = sorted(root.rglob("*"))
+    result = cli("restored", str(root))
+    assert (result.status, result.out) == (2, b"")
+    assert "is not a data folder" in result.err
+    assert sorted(root.rglob("*")) == before
+
+
 def test_the_folder_of_the_configuration_is_the_one_that_is_meant(cli: Cli, folder: Path) -> None:
     (folder / "config.yaml").write_text("kvsd: {root_dir: here}\n")
     offline.write(folder / "here", [(b"k", b"v")])

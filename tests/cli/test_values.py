@@ -99,6 +99,14 @@ def test_a_misspelt_option_is_never_a_key(cli: Cli, command: str) -> None:
     assert "no such option" in result.err.lower()
 
 
+@pytest.mark.parametrize("command", [*VALUE_COMMANDS, "incr", "decr", "get"])
+@pytest.mark.parametrize("option", ["--host", "--timeout"])
+def test_an_option_without_its_argument_is_named(cli: Cli, command: str, option: str) -> None:
+    result = cli(command, "k", "v", option)
+    assert result.status == 2
+    assert f"{option}' requires an argument" in result.err
+
+
 def test_amounts_may_be_negative(cli: Cli) -> None:
     cli("delete", "negative")
     assert cli("incr", "negative", "-5").out == b"-5\n"

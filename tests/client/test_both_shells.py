@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,7 +31,7 @@ from kvsd.errors import (
 )
 from kvsd.protocol.messages import Fail, Ping, Success, Welcome, encode
 
-from .fake import LOGIN, NULL, SHELLS, VECTORS, WELCOME, FakeServer, Peer, Script, replay
+from .fake import LOGIN, NULL, PATIENCE_SECONDS, SHELLS, VECTORS, WELCOME, FakeServer, Peer, Script, replay
 
 Settings = Callable[..., ConnectSettings]
 Context = ssl.SSLContext | None
@@ -197,6 +199,22 @@ def test_a_server_that_stays_busy_is_reported_as_busy_within_the_timeout(
     with (
         FakeServer(busy, context=context) as server,
         shell(settings(server.port, timeout_seconds=0.15)) as client,
+        pytest.raises(Busy, match="too much to do"),
+    ):
+        client.get("hello")
+
+
+def test_a_pause_that_takes_too_long_ends_with_what_it_followed(
+    shell: type, context: Context, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine with much to do wakes a sleeper late; nobody waited for a turn behind other calls."""
+    nap, snooze = time.sleep, asyncio.sleep
+    monkeypatch.setattr(time, "sleep", lambda _: nap(0.5))
+    monkeypatch.setattr(asyncio, "sleep", lambda _: snooze(0.5))
+    busy = replay([GET], [encode(Fail("BUSY", "too much to do"))])
+    with (
+        FakeServer(busy, context=context) as server,
+        shell(settings(server.port, timeout_seconds=0.3)) as client,
         pytest.raises(Busy, match="too much to do"),
     ):
         client.get("hello")
@@ -410,6 +428,24 @@ def test_a_server_that_starts_later_is_waited_for(shell: type, context: Context,
         with pytest.raises(TimeoutError):
             found.result(0.6)
         with FakeServer(replay([GET], [RUST]), context=context, listener=bound):
+            assert found.result(10) == b"rust"
+
+
+@pytest.mark.parametrize("context", ["tls"], indirect=True)
+def test_a_handshake_that_a_restart_cuts_off_is_part_of_the_wait(
+    shell: type, context: Context, settings: Settings
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+        made = settings(listener.getsockname()[1], wait_seconds=20.0)
+
+        def get() -> object:
+            with shell(made) as client:
+                return client.get("hello")
+
+        found = threads.submit(get)
+        listener.settimeout(PATIENCE_SECONDS)
+        listener.accept()[0].close()
+        with FakeServer(replay([GET], [RUST]), context=context, listener=listener):
             assert found.result(10) == b"rust"
 
 

@@ -160,6 +160,17 @@ async def test_a_set_with_a_condition_or_a_ttl_tells_the_version_to_go_on_from(d
     assert await db.set("k", "plain") is None
 
 
+async def test_a_compare_and_set_can_begin_with_a_set_that_tells_its_version(db: Any) -> None:
+    for table in (db, db.table("default")):
+        version = await table.set("k", "1", versioned=True)
+        assert version == (await db.entry("k")).version
+        assert await table.set("k", "2", if_version=version) > version
+        with pytest.raises(Conflict):
+            await table.set("k", "3", if_version=version)
+        with pytest.raises(TypeError, match="versioned=True"):
+            await table.set("k", "3", if_version=await table.set("k", "2"))
+
+
 async def test_counters_and_other_updates(db: Any) -> None:
     assert await db.incr("n") == 1
     assert await db.incr("n", 41) == 42

@@ -118,6 +118,12 @@ def test_a_pool_of_no_connections_is_a_config_error(size: Any) -> None:
         kvsd.connect(**ACCESS, pool_size=size)
 
 
+@pytest.mark.parametrize("parameter", ["set if_version", "delete if_version", *[n for n in WHOLE if "batch" in n]])
+def test_a_version_that_nobody_told_is_a_type_error_and_never_no_condition(do: Do, parameter: str) -> None:
+    with pytest.raises(TypeError, match="version"):
+        WHOLE[parameter](do, None)
+
+
 def test_the_limits_themselves_are_taken() -> None:
     largest = 2**63 - 1
     for amount in (largest, -largest - 1, 0):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -15,7 +18,7 @@ from kvsd.client.settings import ConnectSettings
 from kvsd.errors import InvalidKey, UnexpectedMessage
 from kvsd.protocol.messages import Fail, Success, Welcome, encode
 
-from .fake import NULL, SHELLS, VECTORS, FakeServer, RustServer, replay
+from .fake import NULL, PATIENCE_SECONDS, SHELLS, VECTORS, FakeServer, Peer, RustServer, replay
 
 Settings = Callable[..., ConnectSettings]
 Context = ssl.SSLContext | None
@@ -89,6 +92,34 @@ def test_one_close_in_answer_to_hello_is_a_restart(shell: type, context: Context
     with FakeServer(RustServer(), whole, context=context) as server, shell(settings(server.port)) as client:
         assert client.do("set", "k", "v", ttl=5) == 7
         assert server.connections == 2
+
+
+def test_connections_that_a_restart_ends_together_count_once(context: Context, settings: Settings) -> None:
+    """Several threads say Hello for the first time while the server goes down."""
+    threads = 4
+    ended = threading.Barrier(threads)
+    question, answer = encode(calls.increment("n", 1).message), b"*2\r\n#\x2b+7\r\n"
+
+    def dies(peer: Peer) -> None:
+        peer.log_in()
+        peer.expect(HELLO)
+        ended.wait(PATIENCE_SECONDS)
+
+    def restarts(peer: Peer) -> None:
+        peer.log_in()
+        peer.expect(HELLO)
+        peer.send(encode(Welcome(1, ())))
+        with suppress(AssertionError):  # the client has left
+            while True:
+                peer.expect(question)
+                peer.send(answer)
+
+    with (
+        FakeServer(*[dies] * threads, restarts, context=context) as server,
+        SHELLS["sync"](settings(server.port)) as client,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        assert list(pool.map(lambda _: client.incr("n"), range(threads))) == [7] * threads
 
 
 def test_a_server_that_answers_unexpected_message_keeps_its_connection(

@@ -148,5 +148,19 @@ def test_the_table_comes_from_the_argument_then_the_url_then_the_environment() -
         resolve("kvsd://u:p@host", table="../etc", environ={})
 
 
+def test_a_table_may_be_named_with_its_namespace() -> None:
+    environ = {"KVSD_TABLE": "env/stock"}
+    assert resolve("kvsd://u:p@host", environ=environ).place == ("env", "stock")
+    assert resolve("kvsd://u:p@host", namespace="env", environ=environ).place == ("env", "stock")
+    assert resolve("kvsd://u:p@host/ns/t", environ=environ).place == ("ns", "t")
+    assert resolve("kvsd://u:p@host/ns/t", table="shop/stock", environ=environ).place == ("shop", "stock")
+    assert resolve("kvsd://u:p@host", table="default/default", environ=environ).place is None
+    with pytest.raises(ConfigError, match="is not that of the table env/stock"):
+        resolve("kvsd://u:p@host", namespace="other", environ=environ)
+    for name in ("a/b/c", "/t", "a/"):
+        with pytest.raises(ConfigError, match="is no name"):
+            resolve("kvsd://u:p@host", table=name, environ={})
+
+
 def test_an_ipv6_address_is_shown_in_brackets() -> None:
     assert resolve("kvsd://u:p@[::1]:7000", environ={}).address == "[::1]:7000"
