@@ -36,7 +36,7 @@ class Expiries:
         self.due: dict[Key, None]
         """Keys that `advance` has found to be due: invisible, and not yet swept."""
         self._due_order: KeyOrder
-        """The keys in `due`, each behind its time: one that was written late may be due before those that were found."""
+        """The keys in `due`, each behind its time: what was written late may be due before what was found."""
         self._order: KeyOrder
         """The keys that are not in `due`, each behind its time."""
         self.load({})
