@@ -33,6 +33,9 @@ T = TypeVar("T")
 _OPERATIONS_A_PASS: Final = 1_000
 """After so many, or as much work, the actor lets the event loop run: a few milliseconds."""
 
+_REPLY_BYTES_AN_OPERATION: Final = 16 << 10
+"""Reading so many bytes costs as much as a simple operation."""
+
 _SWEEP_SECONDS: Final = 1.0
 _SWEEP_KEYS: Final = 250
 """Logged at once, in a few milliseconds, when they have expired."""
@@ -134,6 +137,7 @@ class TableActor:
             self._execute(request)
             self._current = None
             operations += len(request.results) + request.extra_work
+            operations += request.reply_bytes // _REPLY_BYTES_AN_OPERATION
             if operations >= _OPERATIONS_A_PASS or self.mailbox.empty():
                 break
             request = self.mailbox.get_nowait()

@@ -54,6 +54,22 @@ async def test_requests_that_come_during_a_sync_share_the_next_one(medium: Fault
     assert len(recovered(medium)) == 51
 
 
+async def test_large_values_are_not_all_read_in_one_pass(medium: FaultyMedium) -> None:
+    """Else what many ask for is in memory at once, and the loop stands still for as long as it takes to read it."""
+    async with serving(medium, memory_bytes=1 << 28) as table:
+        await table.ask(Set(b"k", bytes(1 << 20)))
+        requests = [table.request(Get(b"k"), origin=table.new_origin()) for _ in range(64)]
+        longest = before = 0
+        while before < len(requests):
+            await asyncio.sleep(0)
+            started = sum(bool(request.results) for request in requests)
+            longest, before = max(longest, started - before), started
+        assert longest < 20
+        for request in requests:
+            assert await request.future == [bytes(1 << 20)]
+            table.budget.release(request.held_bytes)
+
+
 @pytest.mark.parametrize("ending", ["ok", "read-only"])
 async def test_a_group_takes_no_more_writes_than_the_loop_can_end_at_once(
     medium: FaultyMedium, monkeypatch: pytest.MonkeyPatch, ending: str
