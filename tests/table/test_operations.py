@@ -353,7 +353,7 @@ def test_a_batch_that_is_cut_anywhere_is_gone_as_a_whole(medium: FaultyMedium, t
 async def test_an_expired_key_is_invisible_at_once_and_swept_later(
     medium: FaultyMedium, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 0.001)
     async with serving(medium, now_us=clock) as table:
         await table.ask(Set(b"k", b"v", clock.now_us + 1_000), Set(b"stays", b"v"), ALL)
         assert await table.ask(Get(b"k"), Exists(b"k"), COUNT) == [b"v", 1, 2]
@@ -416,7 +416,7 @@ async def test_a_plain_set_takes_the_expiry_away_and_an_update_keeps_it(
 async def test_a_sweep_is_bounded_and_comes_to_its_end(
     medium: FaultyMedium, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 0.001)
     monkeypatch.setattr(actor_module, "_SWEEP_KEYS", 10)
     async with serving(medium, now_us=clock) as table:
         for number in range(100):
@@ -447,7 +447,7 @@ async def test_a_sweep_goes_on_with_each_commit_and_does_not_wait_for_a_timer(
 async def test_what_has_expired_before_a_start_is_swept_without_any_write(
     medium: FaultyMedium, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 0.001)
     async with serving(medium, now_us=clock) as table:
         await table.ask(Set(b"k", b"v", clock.now_us + 5))
     clock.now_us += 5
@@ -460,7 +460,7 @@ async def test_what_has_expired_before_a_start_is_swept_without_any_write(
 async def test_nothing_is_swept_while_the_table_is_read_only(
     medium: FaultyMedium, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 0.0)
+    monkeypatch.setattr(actor_module, "_SWEEP_SECONDS", 0.001)
     async with serving(medium, now_us=clock) as table:
         await table.ask(Set(b"k", b"v", clock.now_us + 5))
         medium.fail(errno.EIO, calls={Call.SYNC})
