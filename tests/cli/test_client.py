@@ -164,6 +164,9 @@ def test_a_table_may_be_named_with_its_namespace_in_the_environment(
     assert (refused.status, variable in refused.err) == (2, True)
     monkeypatch.setenv(variable, "a/b/c")
     assert "TABLE or NAMESPACE/TABLE" in cli("get", "elsewhere").err
+    monkeypatch.delenv(variable)
+    assert cli("table", "drop", f"{namespace}/stock", "--yes").status == 0
+    assert cli("namespace", "drop", namespace).status == 0
 
 
 @pytest.mark.parametrize(

@@ -437,6 +437,8 @@ PLACES: dict[str, str] = {
     "table/actor.py TableActor._start_reads": "one Request",
     "table/actor.py TableActor._warm": "one value",
     "table/actor.py TableActor.call_later": "compaction",
+    "table/actor.py TableActor._compute": "for who waits for it: the checksums of a large batch",
+    "table/actor.py TableActor.committed": "keys that expire together",
     "table/actor.py TableActor.expect_look": "a look at many tables",
     "table/actor.py TableActor.run_step": "compaction",
     "table/actor.py TableActor.set_cache_bytes": "a cache that shrinks",
