@@ -81,9 +81,10 @@ async def test_a_start_with_few_threads_does_with_them_and_says_so(
 async def test_a_start_without_threads_is_refused_by_the_name_of_the_limit(
     make_config: Callable[..., Config], reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    others = set(threading.enumerate())
     for count in range(9):
         with monkeypatch.context() as patch:
             allow_threads(patch, count)
             with pytest.raises(ConfigError, match=r"threads \(ulimit -u"):
                 await Server(make_config(tls=False), reports).start()
-    await until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("kvsd-")], "left")
+    await until(lambda: set(threading.enumerate()) <= others, "left")
