@@ -31,10 +31,13 @@ class Disk:
         """Another program takes all the room but the last `leave_bytes`."""
         os.sync()  # ext4 gives back what was removed with its journal's next commit
         with self._ballast.open("ab", buffering=0) as ballast:
-            for size in (1 << 16, 1 << 12):  # a block is the least that is taken
+            for size in (1 << 16, 1 << 12, 1 << 12, 1 << 12):  # a block is the least that is taken
                 with contextlib.suppress(_NoRoom):
                     while self.free_bytes >= leave_bytes + size:
                         _write(ballast.fileno(), size)
+                # What ext4 has put by for the file's own blocks is free again once they are written.
+                with contextlib.suppress(OSError):
+                    os.fsync(ballast.fileno())
 
     def empty(self) -> None:
         """The other program gives its room back."""

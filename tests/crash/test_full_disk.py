@@ -316,6 +316,18 @@ async def test_a_server_survives_a_full_file_system(tmp_path: Path, disk: Disk) 
             assert (server.ready.unavailable, server.ready.entries) == (0, await ledger.verify(client))
 
 
+async def start_on_full_disk(server: ServerProcess, disk: Disk) -> None:
+    """Kill the server, and start it on a full disk; again where the disk has found room after all, as ext4 does."""
+    for _ in range(6):
+        server.kill()
+        disk.fill()
+        server.start()
+        async with asyncio.timeout(60), server.connect() as client:
+            if (await client.tables.info("default")).state == "full":
+                return
+    raise AssertionError("the disk has room, however often it is filled")
+
+
 async def test_a_start_without_any_room_serves_reads_and_resumes_when_there_is_some(tmp_path: Path, disk: Disk) -> None:
     ledger = Ledger(refusals_are_final=True)
     with ServerProcess(tmp_path, root_dir=disk.path / "data") as server:
@@ -324,9 +336,7 @@ async def test_a_start_without_any_room_serves_reads_and_resumes_when_there_is_s
             for number in range(10):
                 await ledger.set(client, b"key-%d" % number, os.urandom(VALUE_BYTES))
         for _ in range(2):
-            server.kill()
-            disk.fill()
-            server.start()
+            await start_on_full_disk(server, disk)
             async with asyncio.timeout(60), server.connect() as client:
                 assert (server.ready.unavailable, server.ready.entries) == (0, await ledger.verify(client))
                 with pytest.raises(ReadOnly, match="while the disk is full"):
