@@ -111,7 +111,7 @@ def test_a_password_that_is_not_escaped_is_not_repeated_in_the_message(text: str
     with pytest.raises(ConfigError) as raised:
         parse(text)
     assert "hunter2" not in str(raised.value)
-    assert "hunter2" not in "".join(traceback.format_exception(raised.value)).replace(text, "")
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_the_password_is_not_in_the_repr() -> None:

@@ -129,6 +129,15 @@ def a_server(folder: Path) -> Iterator[Running]:
 
 
 @pytest.fixture
+def own_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """As `server`, for one test alone: what it makes is seen by no other."""
+    with a_server(tmp_path / "own") as running:
+        monkeypatch.chdir(running.folder)
+        monkeypatch.setenv("KVSD_PORT", str(running.port))
+        yield running
+
+
+@pytest.fixture
 def server(running: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
     """Has commands find the server as they do in the folder of its config.yaml."""
     monkeypatch.chdir(running.folder)

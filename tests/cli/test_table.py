@@ -37,8 +37,8 @@ def test_the_life_of_a_table(cli: Cli) -> None:
     assert (refused.status, "--yes" in refused.err) == (2, True)
     assert cli("table", "drop", "shop/stock", "--yes").out == b"OK\n"
     assert cli("get", "apples", "--namespace", "shop", "--table", "stock").status == 3
-    dropped = [json.loads(line) for line in cli("table", "list", "--dropped", "--json").out.splitlines()]
-    assert [table["table"] for table in dropped if table["table"].startswith("shop/")] == ["shop/stock"]
+    [dropped] = [json.loads(line) for line in cli("table", "list", "--dropped", "--json").out.splitlines()]
+    assert dropped["table"] == "shop/stock"
     assert cli("namespace", "drop", "shop").out == b"OK\n"
     assert cli("namespace", "list").out == b"default\n"
 
